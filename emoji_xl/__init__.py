@@ -1,0 +1,1 @@
+"""How the embedded base model is made: artwork, captions, architecture, training."""
