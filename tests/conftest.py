@@ -1,0 +1,29 @@
+"""A tiny SDXL pipeline with random weights: what most tests run on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from emoji_xl.architecture import TOY, build_pipeline, save_pipeline
+from emoji_xl.vocabulary import learn_tokenizer
+
+WORDS = ["a red apple, noto style", "a blue whale, twemoji style", "a happy robot", "a castle"]
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny SDXL pipeline in diffusers' format: 32 x 32 px, fp16 safetensors."""
+    folder = tmp_path_factory.mktemp("base") / "toy-xl"
+    tokenizer = learn_tokenizer(WORDS, tokens=640, prompt_tokens=TOY.prompt_tokens)
+    save_pipeline(build_pipeline(TOY, tokenizer), folder)
+    return folder
+
+
+@pytest.fixture
+def toy_pipe(toy_base: Path) -> StableDiffusionXLPipeline:
+    """A fresh copy of the tiny pipeline, fp32 on the CPU."""
+    pipe = StableDiffusionXLPipeline.from_pretrained(toy_base, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
