@@ -1,0 +1,70 @@
+"""What a file says about the adapter in it: ours as JSON, and ModelSpec 1.0.1 for other tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from shira_diffusion.adapter import AdapterInfo
+from shira_diffusion.errors import FormatError, ShiraError
+
+INFO_KEY = "shira.info"
+
+
+def encode(info: AdapterInfo) -> dict[str, str]:
+    """The safetensors metadata for `info`; `decode` is its inverse.
+
+    Next to our own key stand those of ModelSpec 1.0.1 that are known
+    (https://github.com/Stability-AI/ModelSpec), which other programs show.
+    """
+    spec = {
+        "sai_model_spec": "1.0.1",
+        "architecture": f"{info.architecture}/{info.method}",
+        "implementation": info.implementation,
+        "title": info.title or info.name,
+        "description": info.description,
+        "author": info.author,
+        "date": info.date,
+        "license": info.license,
+        "trigger_phrase": ", ".join(info.trigger_words),
+        "tags": ", ".join(info.tags),
+    }
+    known = {f"modelspec.{key}": value for key, value in spec.items() if value}
+    return {INFO_KEY: json.dumps(_plain(info), sort_keys=True), **known}
+
+
+def decode(metadata: Mapping[str, str]) -> AdapterInfo | None:
+    """The `AdapterInfo` that `encode` wrote, or None where it wrote nothing.
+
+    Fields that a later version added are passed over. Raises `FormatError` for a value that is
+    not what its field holds.
+    """
+    text = metadata.get(INFO_KEY)
+    if text is None:
+        return None
+    stored = parse_json(text, INFO_KEY)
+    if not isinstance(stored, dict):
+        raise FormatError(f"{INFO_KEY} is not a JSON object")
+    fields = {field.name for field in dataclasses.fields(AdapterInfo)}
+    known = {key: value for key, value in stored.items() if key in fields}
+    try:
+        return AdapterInfo(**known)
+    except (ShiraError, TypeError) as error:
+        raise FormatError(f"{INFO_KEY} is damaged: {error}") from error
+
+
+def parse_json(text: str, what: str) -> Any:
+    """`json.loads` of text that may be hostile; any fault becomes a `FormatError` naming `what`."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is not readable JSON") from error
+
+
+def _plain(info: AdapterInfo) -> dict[str, object]:
+    values = {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
+    return {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
+    }
