@@ -30,7 +30,7 @@ TIME_EMBED_DIM = 32
 
 @dataclass(frozen=True)
 class Size:
-    """Widths and depths of one model; `image_size` in pixels, `prompt_tokens` with start and end."""
+    """Widths and depths of a model; `image_size` in pixels, `prompt_tokens` with start and end."""
 
     image_size: int = 128
     prompt_tokens: int = 32
@@ -161,7 +161,7 @@ def build_pipeline(
 
 
 def save_pipeline(pipe: StableDiffusionXLPipeline, folder: Path) -> None:
-    """Write `pipe` to `folder` in diffusers' format, weights in fp16; `pipe` itself keeps its dtype."""
+    """Write `pipe` to `folder` in diffusers' format with fp16 weights; `pipe` stays as it is."""
     halved = {
         name: copy.deepcopy(part).half() if isinstance(part, torch.nn.Module) else part
         for name, part in pipe.components.items()

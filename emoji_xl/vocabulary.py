@@ -40,14 +40,12 @@ def learn_tokenizer(
     )
     bpe.train_from_iterator(texts, trainer)
     vocab, merges = _vocab_and_merges(bpe)
-    return CLIPTokenizer(
-        vocab=vocab, merges=merges, model_max_length=prompt_tokens, pad_token=END
-    )
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=prompt_tokens, pad_token=END)
 
 
 def _vocab_and_merges(bpe: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
     model = json.loads(bpe.to_str())["model"]
     vocab: dict[str, int] = model["vocab"]
-    ordered = sorted(vocab, key=vocab.__getitem__) + [START, END]
+    ordered = [*sorted(vocab, key=vocab.__getitem__), START, END]
     merges = [(left, right) for left, right in model["merges"]]
     return {token: index for index, token in enumerate(ordered)}, merges

@@ -1,0 +1,129 @@
+"""The base's recipe against diffusers' own pipeline and scheduler, and toy runs of both stages."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline
+from PIL import Image
+
+from emoji_xl.architecture import TOY
+from emoji_xl.artwork import Picture
+from emoji_xl.clock import Clock, learning_rate
+from emoji_xl.data import Artwork, caption_tokens, empty_tokens, on_white, shift_and_scale
+from emoji_xl.recipe import averaged_pipeline
+from emoji_xl.train_base import Batches, Denoiser, noise_and_target, scheduler_alphas, train_base
+from emoji_xl.train_vae import encode, normalise_latents, psnr, train_vae
+
+
+@pytest.fixture
+def artwork() -> Artwork:
+    pictures = tuple(Picture("noto", name, name, "train") for name in ("disc", "square", "bar"))
+    rgba = torch.zeros(3, 4, 32, 32, dtype=torch.uint8)
+    rgba[0, :, 8:24, 8:24] = torch.tensor([200, 30, 30, 255], dtype=torch.uint8)[:, None, None]
+    rgba[1, :, 4:28, 4:28] = torch.tensor([20, 90, 200, 255], dtype=torch.uint8)[:, None, None]
+    rgba[2, :, 12:20, :] = torch.tensor([0, 0, 0, 128], dtype=torch.uint8)[:, None, None]
+    return Artwork(pictures, rgba)
+
+
+def test_alphas_and_velocity_equal_diffusers(toy_pipe: StableDiffusionXLPipeline) -> None:
+    scheduler = DDPMScheduler.from_config(toy_pipe.scheduler.config)
+    alphas = scheduler_alphas(toy_pipe)
+    torch.testing.assert_close(alphas, scheduler.alphas_cumprod, atol=1e-6, rtol=1e-5)
+    assert alphas[-1] == 0
+    latents, noise = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8)
+    timesteps = torch.tensor([0, 10, 500, 999])
+    _, velocity = noise_and_target(latents, noise, alphas, timesteps)
+    expected = scheduler.get_velocity(latents, noise, timesteps)
+    torch.testing.assert_close(velocity, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_denoiser_conditions_the_unet_as_the_pipeline_does(
+    toy_pipe: StableDiffusionXLPipeline,
+) -> None:
+    prompt = "a red apple, noto style"
+    tokens = toy_pipe.tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids
+    seen = []
+    toy_pipe.unet.register_forward_hook(
+        lambda _, args, kwargs, out: seen.append((args, kwargs)), with_kwargs=True
+    )
+    with torch.no_grad():
+        toy_pipe(prompt, num_inference_steps=1, guidance_scale=4.0, output_type="latent")
+        Denoiser(toy_pipe)(torch.randn(2, 4, 8, 8), 999, tokens.expand(2, -1), torch.tensor([0, 1]))
+    (_, pipeline), (_, trained) = seen
+    # Row 0 is the unconditional one in both: the pipeline zeroes the empty negative prompt.
+    torch.testing.assert_close(
+        trained["encoder_hidden_states"], pipeline["encoder_hidden_states"], atol=1e-6, rtol=1e-5
+    )
+    for key in ("text_embeds", "time_ids"):
+        torch.testing.assert_close(
+            trained["added_cond_kwargs"][key],
+            pipeline["added_cond_kwargs"][key],
+            atol=1e-6,
+            rtol=1e-5,
+        )
+
+
+def test_normalised_latents_have_unit_variance_and_decode_to_the_same(artwork: Artwork) -> None:
+    vae = None
+    for done in train_vae(artwork, TOY, clock=Clock(0.0), batch=4, compiled=False):
+        vae = done.vae
+    assert isinstance(vae, AutoencoderKL)
+    images = on_white(artwork.rgba)
+    before = psnr(vae, images)
+    normalise_latents(vae, artwork)
+    latents = encode(vae, images)
+    torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
+    assert psnr(vae, images) == pytest.approx(before, abs=1e-2)
+
+
+def test_toy_run_learns_and_draws(artwork: Artwork, toy_pipe: StableDiffusionXLPipeline) -> None:
+    batches = Batches(artwork, toy_pipe.vae, toy_pipe)
+    losses = []
+    for done in train_base(toy_pipe, batches, clock=Clock(1.0), batch=16, compiled=False):
+        losses.append(float(done.loss))
+        if len(losses) == 40:
+            break
+    assert sum(losses[-5:]) < sum(losses[:5])
+    drawn = averaged_pipeline(toy_pipe, done.denoiser)("disc, noto style", num_inference_steps=2)
+    assert drawn.images[0].size == (32, 32)
+
+
+def test_captions_are_tokens_of_their_picture(toy_pipe: StableDiffusionXLPipeline) -> None:
+    pictures = [Picture("noto", "red apple", "red-apple", "train")]
+    tokens = caption_tokens(pictures, toy_pipe.tokenizer, variants=6)
+    assert tokens.shape == (1, 6, TOY.prompt_tokens)
+    assert all("apple" in text for text in toy_pipe.tokenizer.batch_decode(tokens[0]))
+    assert (empty_tokens(toy_pipe.tokenizer)[1:] == toy_pipe.tokenizer.eos_token_id).all()
+
+
+def test_shifting_keeps_white_white_and_range() -> None:
+    torch.manual_seed(0)
+    shifted = shift_and_scale(torch.ones(8, 3, 32, 32), shift=0.2, smallest=0.5)
+    torch.testing.assert_close(shifted, torch.ones_like(shifted))
+    noise = shift_and_scale(torch.rand(8, 3, 32, 32) * 2 - 1, shift=0.2, smallest=0.5)
+    assert noise.amin() >= -1
+    assert noise.amax() <= 1
+
+
+def test_alpha_is_composited_over_white(artwork: Artwork) -> None:
+    images = on_white(artwork.rgba)
+    assert images[2, 0, 16, 16] == pytest.approx(1 - 2 * 128 / 255, abs=1e-3)
+    assert images[0, 0, 0, 0] == 1
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.5, 0.505), (1.0, 0.01)])
+def test_learning_rate_follows_the_clock(progress: float, share: float) -> None:
+    assert learning_rate(2e-3, 10_000, progress) == pytest.approx(2e-3 * share)
+    assert learning_rate(2e-3, 0, progress, warmup=100) == pytest.approx(2e-5 * share)
+
+
+def test_pack_is_read_back(tmp_path: Path) -> None:
+    picture = Picture("noto", "red apple", "red-apple", "train")
+    Image.new("RGBA", (128, 128), (10, 20, 30, 40)).save(tmp_path / "one.png")
+    with zipfile.ZipFile(tmp_path / "pack.zip", "w") as archive:
+        archive.write(tmp_path / "one.png", picture.file)
+    artwork = Artwork.load(tmp_path / "pack.zip", [picture], torch.device("cpu"), 128)
+    assert artwork.rgba[0, :, 0, 0].tolist() == [10, 20, 30, 40]
