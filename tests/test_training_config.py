@@ -1,0 +1,117 @@
+"""Presets and overrides: what is read, what wins, and that every fault is named at once."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from training.config import PRESETS, Config, describe_settings, differences, load_config, to_json
+from training.errors import ConfigError
+
+
+def preset(folder: Path, text: str) -> Path:
+    path = folder / "preset.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_resolved(tmp_path: Path) -> None:
+    config = load_config(preset(tmp_path, 'data = "pictures/ink"'))
+    assert (config.name, config.title, config.run) == ("ink", "ink", str(Path("runs") / "ink"))
+    assert dataclasses.replace(config, name="", title="", run="") == Config(data="pictures/ink")
+
+
+def test_lora_twin_gets_its_own_name(tmp_path: Path) -> None:
+    config = load_config(preset(tmp_path, 'data = "ink"\nmethod = "lora"'))
+    assert config.name == "ink-lora"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("steps=7", "steps", 7),
+        ("lr=2e-4", "lr", 2e-4),
+        ("lr=1", "lr", 1.0),
+        ("overwrite=true", "overwrite", True),
+        ("name=a=b", "name", "a=b"),
+        ("instance_prompt=a cat, ink style", "instance_prompt", "a cat, ink style"),
+        ("name=7", "name", "7"),
+        ('targets=["attention", "conv"]', "targets", ("attention", "conv")),
+        ("targets=conv", "targets", ("conv",)),
+        ("prior_prompts=a cat, ink", "prior_prompts", ("a cat, ink",)),
+        ("rank=8", "rank", 8),
+        ("rank=match", "rank", "match"),
+    ],
+)
+def test_override_is_read_as_the_settings_type(
+    tmp_path: Path, override: str, key: str, value: object
+) -> None:
+    config = load_config(preset(tmp_path, 'data = "ink"'), [override])
+    found = getattr(config, key)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_method_table_wins_over_the_top_and_overrides_over_both(tmp_path: Path) -> None:
+    path = preset(tmp_path, 'data = "ink"\nlr = 0.1\nsteps = 5\n[lora]\nlr = 0.2\nsteps = 6\n')
+    assert load_config(path).lr == 0.1
+    config = load_config(path, ["method=lora", "steps=9"])
+    assert (config.lr, config.steps) == (0.2, 9)
+
+
+def test_all_faults_are_reported_together(tmp_path: Path) -> None:
+    path = preset(tmp_path, 'stepps = 4\ndensity = 2.0\nbatch = "four"\n[lora]\nrank = "high"\n')
+    overrides = ["maks=rand", "mask=rnad", "steps=0", "lr=nan", "novalue", "name=a/b"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    for part in (
+        "no setting stepps (did you mean steps?)",
+        "density = 2.0",
+        'batch = "four" is not a whole number',
+        'rank = "high"',
+        "no setting maks (did you mean mask?)",
+        'mask = "rnad" is not one of struct, rand, wm, grad, snip (did you mean rand?)',
+        "steps = 0 is not >= 1",
+        "lr = NaN",
+        "--set novalue: write it as key=value",
+        'name = "a/b" is not a plain folder name',
+        "data is missing",
+    ):
+        assert part in message
+    assert len(message.splitlines()) == 12
+
+
+def test_true_is_no_number(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="steps = true is not a whole number"):
+        load_config(preset(tmp_path, 'data = "ink"\nsteps = true'))
+
+
+def test_broken_toml_and_missing_presets_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(preset(tmp_path, "data = "))
+    with pytest.raises(ConfigError, match=r"did you mean emoji-style\?"):
+        load_config("emoji-stile")
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("method", ["shira", "lora"])
+def test_shipped_presets_are_valid(path: Path, method: str) -> None:
+    config = load_config(path.stem, ["data=pictures", f"method={method}"])
+    assert config.method == method
+
+
+def test_resolved_settings_survive_json_and_differences_are_named(tmp_path: Path) -> None:
+    config = load_config(preset(tmp_path, 'data = "ink"'))
+    stored = json.loads(to_json(config))
+    assert differences(stored, config) == []
+    changed = dataclasses.replace(config, lr=0.5, density=0.9, sample_every=3)
+    assert differences(stored, changed) == [
+        "density was 0.05, now 0.9",
+        "lr was 0.001, now 0.5",
+    ]
+
+
+def test_help_names_every_setting() -> None:
+    text = describe_settings()
+    assert all(f"  {field.name} = " in text for field in dataclasses.fields(Config))

@@ -1,0 +1,175 @@
+"""The training images of a folder and their captions, checked before anything is trained.
+
+Captions come from `metadata.jsonl` if it is there (`file_name` and `text` in every line), else from
+a .txt file of the same name beside each image; what has none gets the instance prompt.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.errors import DataError, bullets
+from training.images import SUFFIXES, UNREADABLE, open_image
+
+METADATA = "metadata.jsonl"
+CAPTION_KEYS = ("text", "caption", "prompt")
+# Common formats that Pillow does not read: worth a word, not a silent skip.
+UNSUPPORTED = frozenset({".heic", ".heif", ".avif", ".svg", ".psd", ".jxl", ".raw", ".dng"})
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """One training image and the sha256 of its file."""
+
+    path: Path
+    caption: str
+    digest: str
+
+    @classmethod
+    def of(cls, path: Path, caption: str) -> "CaptionedImage":
+        """Return the image in the file `path`."""
+        return cls(path, caption, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a folder, sorted by name, and remarks on what was left out."""
+
+    folder: Path
+    images: tuple[CaptionedImage, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Every image's caption."""
+        return tuple(image.caption for image in self.images)
+
+
+def read_folder(
+    folder: Path, *, instance_prompt: str = "", skip_unreadable: bool = False
+) -> Dataset:
+    """Find and check the images of `folder` (not of its subfolders).
+
+    Raises `DataError`, which names every file that is at fault.
+    """
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"The data folder {folder} {what}. Name a folder of images with data=.")
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = [path for path in visible if path.suffix.lower() in SUFFIXES and path.is_file()]
+    remarks = [
+        f"{path.name} was left out: its format is not supported, save it as PNG or JPEG"
+        for path in visible
+        if path.suffix.lower() in UNSUPPORTED
+    ]
+    metadata = folder / METADATA
+    captions = _listed_captions(metadata) if metadata.is_file() else _captions_beside(paths)
+    if metadata.is_file():
+        paths = sorted({*paths, *captions})
+    if not paths:
+        raise DataError(_no_images(folder, visible, remarks))
+    unreadable = _unreadable(paths)
+    if unreadable and (not skip_unreadable or len(unreadable) == len(paths)):
+        headline = (
+            f"{len(unreadable)} of {len(paths)} images cannot be read (replace or remove them, or "
+            "set skip_unreadable=true to train without them):"
+        )
+        raise DataError(bullets(headline, list(unreadable.values())))
+    remarks += [f"{fault}: left out" for fault in unreadable.values()]
+    paths = [path for path in paths if path not in unreadable]
+    return Dataset(folder, _captioned(folder, paths, captions, instance_prompt), tuple(remarks))
+
+
+def shared_words(captions: Sequence[str]) -> str:
+    """Return the longest run of whole words that all captions share, "" when there is none.
+
+    It is what a set of captions such as "a cat, ink style", "a boat, ink style" turns on.
+    """
+    shortest = min(captions, key=len).split()
+    padded = [f" {' '.join(caption.split())} " for caption in captions]
+    for length in range(len(shortest), 0, -1):
+        for start in range(len(shortest) - length + 1):
+            run = " ".join(shortest[start : start + length])
+            if all(f" {run} " in caption for caption in padded):
+                return run.strip(" ,.;:")
+    return ""
+
+
+def _captioned(
+    folder: Path, paths: Sequence[Path], captions: Mapping[Path, str], instance_prompt: str
+) -> tuple[CaptionedImage, ...]:
+    missing = [path.name for path in paths if not captions.get(path)]
+    if missing and not instance_prompt:
+        remedy = (
+            f"add a .txt file of the same name to each, a line to {METADATA}, or one caption for "
+            "all of them with instance_prompt="
+        )
+        headline = f"{len(missing)} of {len(paths)} images in {folder} have no caption ({remedy}):"
+        raise DataError(bullets(headline, missing))
+    return tuple(CaptionedImage.of(path, captions.get(path) or instance_prompt) for path in paths)
+
+
+def _captions_beside(paths: Sequence[Path]) -> dict[Path, str]:
+    captions: dict[Path, str] = {}
+    faults = []
+    for path in paths:
+        beside = path.with_suffix(".txt")
+        if not beside.is_file():
+            continue
+        try:
+            captions[path] = " ".join(beside.read_text(encoding="utf-8-sig").split())
+        except UnicodeDecodeError:
+            faults.append(beside.name)
+    if faults:
+        raise DataError(bullets("These captions are not UTF-8 text, save them as such:", faults))
+    return captions
+
+
+def _listed_captions(metadata: Path) -> dict[Path, str]:
+    captions: dict[Path, str] = {}
+    faults = []
+    for number, line in enumerate(metadata.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            path, caption = _listed_caption(metadata.parent, line.decode("utf-8-sig"))
+            captions[path] = caption
+        except ValueError as error:
+            faults.append(f"line {number}: {error}")
+    if faults:
+        raise DataError(bullets(f"{metadata} has faults:", faults))
+    return captions
+
+
+def _listed_caption(folder: Path, line: str) -> tuple[Path, str]:
+    row = json.loads(line)
+    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+        raise ValueError("it has no file_name")
+    path = folder / row["file_name"]
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{row['file_name']} is outside the folder")
+    if not path.is_file():
+        raise ValueError(f"there is no file {row['file_name']}")
+    caption = next((row[key] for key in CAPTION_KEYS if isinstance(row.get(key), str)), "")
+    return path, " ".join(caption.split())
+
+
+def _unreadable(paths: Sequence[Path]) -> dict[Path, str]:
+    faults = {}
+    for path in paths:
+        try:
+            open_image(path)
+        except UNREADABLE as error:
+            faults[path] = f"{path.name} ({error})"
+    return faults
+
+
+def _no_images(folder: Path, visible: Sequence[Path], remarks: Sequence[str]) -> str:
+    subfolders = [path.name for path in visible if path.is_dir()]
+    remedy = "Put images into it or name another folder with data=."
+    if subfolders:
+        remedy = f"It has subfolders ({', '.join(subfolders[:5])}): name one of them with data=."
+    headline = f"The data folder {folder} has no images ({', '.join(sorted(SUFFIXES))}). {remedy}"
+    return bullets(headline, remarks)

@@ -1,0 +1,86 @@
+"""Any image file as an upright RGB picture, and its fit into the square that the base draws."""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+# What Pillow raises on files that are broken, hostile or not images at all.
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """SDXL's size conditioning of one image: (height, width) and (top, left) pairs in pixels.
+
+    https://arxiv.org/abs/2307.01952, section 2.2.
+    """
+
+    original_size: tuple[int, int]
+    crop_top_left: tuple[int, int]
+    target_size: tuple[int, int]
+
+    @classmethod
+    def plain(cls, side: int) -> "Framing":
+        """Return the framing of a picture that was drawn at its size: what prompts get, too."""
+        return cls((side, side), (0, 0), (side, side))
+
+    @property
+    def time_ids(self) -> tuple[int, ...]:
+        """The six numbers in the order that the UNet takes them."""
+        return self.original_size + self.crop_top_left + self.target_size
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read an image upright, as RGB, its transparent parts on white.
+
+    Of an animation it takes the first frame. Raises one of `UNREADABLE`.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith(("I", "F")):
+            return _from_deep_grey(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            canvas = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(canvas, image).convert("RGB")
+        return image.convert("RGB")
+
+
+def fit_square(image: Image.Image, side: int) -> tuple[Image.Image, Framing]:
+    """Scale the shorter side to `side` pixels and cut the middle square out of the longer one."""
+    width, height = image.size
+    scale = side / min(width, height)
+    scaled = (max(side, round(width * scale)), max(side, round(height * scale)))
+    left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
+    if scaled != image.size:
+        image = image.resize(scaled, Image.Resampling.LANCZOS)
+    square = image.crop((left, top, left + side, top + side))
+    return square, Framing((height, width), (top, left), (side, side))
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """Return an RGB image as a tensor (3, H, W), fp32 in [-1, 1]."""
+    array = torch.from_numpy(np.asarray(image, dtype=np.float32).copy())
+    return array.permute(2, 0, 1) / 127.5 - 1
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """Bring 16-bit, 32-bit and floating greyscale to 8 bits by the format's own white."""
+    values = np.asarray(image, dtype=np.float64)
+    white = 1.0 if image.mode == "F" else 65535.0
+    grey = np.clip(np.round(values / white * 255), 0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
