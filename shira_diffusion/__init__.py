@@ -3,5 +3,15 @@
 from shira_diffusion import fuse, masks
 from shira_diffusion.adapter import Adapter, AdapterInfo
 from shira_diffusion.delta import SparseDelta
+from shira_diffusion.switch import AdapterSwitcher
+from shira_diffusion.tune import SparseTuner
 
-__all__ = ["Adapter", "AdapterInfo", "SparseDelta", "fuse", "masks"]
+__all__ = [
+    "Adapter",
+    "AdapterInfo",
+    "AdapterSwitcher",
+    "SparseDelta",
+    "SparseTuner",
+    "fuse",
+    "masks",
+]

@@ -28,7 +28,7 @@ def component_modules(target: Any) -> dict[str, nn.Module]:
     of modules, or one module, whose component is "".
     """
     if isinstance(target, nn.Module):
-        return {"": _unwrapped(target)}
+        return {"": unwrapped(target)}
     parts = target if isinstance(target, Mapping) else getattr(target, "components", None)
     if not isinstance(parts, Mapping):
         raise MismatchError(
@@ -36,7 +36,7 @@ def component_modules(target: Any) -> dict[str, nn.Module]:
             "torch module"
         )
     return {
-        name: _unwrapped(part)
+        name: unwrapped(part)
         for name, part in parts.items()
         if isinstance(part, nn.Module) and name not in _LEFT_OUT
     }
@@ -105,7 +105,7 @@ class Weights:
         return weight
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside torch.compile's wrapper, whose weights it shares."""
     inner = getattr(module, "_orig_mod", module)
     return inner if isinstance(inner, nn.Module) else module

@@ -30,10 +30,3 @@ def write(weight: Tensor, indices: Tensor, values: Tensor) -> None:
             weight.view(-1).index_copy_(0, indices.long(), values)
         else:
             weight.put_(indices.long(), values)
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one dtype hold the same bits: NaN equals itself, -0.0 is not 0.0."""
-    assert a.dtype == b.dtype
-    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))
