@@ -22,16 +22,12 @@ from shira_diffusion.formats import container, kohya, metadata
 # diffusers writes PEFT's settings of every component under this key, as "unet.lora_alpha".
 _PEFT_KEY = "lora_adapter_metadata"
 _PARTS = {
-    "down": re.compile(
-        r"(.+?)\.(?:lora_A(?:\.\w+)?|lora\.down|lora_linear_layer\.down|lora_down)"
-        r"\.weight"
-    ),
-    "up": re.compile(
-        r"(.+?)\.(?:lora_B(?:\.\w+)?|lora\.up|lora_linear_layer\.up|lora_up)"
-        r"\.weight"
-    ),
-    "alpha": re.compile(r"(.+?)(?:\.lora)?\.alpha"),
-}
+    part: re.compile(
+        rf"(.+?)(?:\.{peft}(?:\.\w+)?|[._]lora\.{part}|\.lora_linear_layer\.{part}"
+        rf"|\.lora_{part})\.weight"
+    )
+    for part, peft in (("down", "lora_A"), ("up", "lora_B"))
+} | {"alpha": re.compile(r"(.+?)(?:\.lora)?\.alpha")}
 _COMPONENTS = ("unet.", "text_encoder.", "text_encoder_2.")
 # A product is as large as its weight. Two thin factors can claim any size, and no weight of a
 # diffusion model comes near this one.
@@ -88,9 +84,8 @@ def _layers(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def _layer_path(stored: str) -> str:
     if stored.startswith("lora_"):
         return kohya.layer_path(stored)
-    # diffusers before 0.22 kept the factors in attention processors: `processor.to_q_lora`.
-    path = re.sub(r"\.processor\.(to_q|to_k|to_v)_lora$", r".\1", stored)
-    path = re.sub(r"\.processor\.to_out_lora$", ".to_out.0", path)
+    # diffusers before 0.22 kept the factors in attention processors: `processor.to_q_lora.down`.
+    path = re.sub(r"\.processor\.to_out$", ".to_out.0", stored).replace(".processor.", ".")
     if not path.startswith(_COMPONENTS):
         raise FormatError(f"the layer {stored!r} names no component (unet, text_encoder)")
     return path

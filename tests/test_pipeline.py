@@ -1,0 +1,240 @@
+"""Loading bases, their fingerprints, and the groups of weights that can be trained."""
+
+import copy
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import save_file
+from torch import Tensor
+
+from emoji_xl.architecture import TOY, build_pipeline, save_pipeline
+from emoji_xl.vocabulary import learn_tokenizer
+from shira_diffusion.errors import BaseModelError, SettingError
+from shira_diffusion.pipeline import component_modules, fingerprint, load_base, target_weights
+
+
+def test_a_folder(toy_base: Path, toy_pipe: StableDiffusionXLPipeline) -> None:
+    pipe = load_base(toy_base)
+    assert isinstance(pipe, StableDiffusionXLPipeline)
+    for name, module in component_modules(toy_pipe).items():
+        for weight_name, weight in module.named_parameters():
+            loaded = component_modules(pipe)[name].get_parameter(weight_name)
+            assert loaded.dtype == torch.float32
+            assert torch.equal(loaded, weight)
+    half = load_base(str(toy_base), device="cpu", dtype=torch.bfloat16)
+    assert half.unet.dtype == half.text_encoder_2.dtype == torch.bfloat16
+
+
+def test_a_folder_with_fp16_files_only(toy_base: Path, tmp_path: Path) -> None:
+    load_base(toy_base).save_pretrained(tmp_path, variant="fp16")
+    assert not (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    assert fingerprint(load_base(tmp_path).unet) == fingerprint(load_base(toy_base).unet)
+
+
+def checkpoint_of(pipe: StableDiffusionXLPipeline) -> dict[str, Tensor]:
+    """The weights under the names that SDXL's original code gives them."""
+    state = {}
+    layers = pipe.unet.config.layers_per_block
+    for name, weight in pipe.unet.state_dict().items():
+        state["model.diffusion_model." + original_unet_name(name, layers)] = weight
+    levels = len(pipe.vae.config.up_block_types)
+    for name, weight in pipe.vae.state_dict().items():
+        state["first_stage_model." + original_vae_name(name, levels)] = weight
+    for name, weight in pipe.text_encoder.state_dict().items():
+        inner = name.removeprefix("text_model.")
+        state[f"conditioner.embedders.0.transformer.text_model.{inner}"] = weight
+    state |= original_open_clip(pipe.text_encoder_2.state_dict())
+    return {name: weight.clone().contiguous() for name, weight in state.items()}
+
+
+def original_unet_name(name: str, layers: int) -> str:
+    for ours, theirs in {
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
+        "conv_in.": "input_blocks.0.0.",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+    }.items():
+        if name.startswith(ours):
+            return name.replace(ours, theirs)
+    if "resnets" in name:
+        for ours, theirs in {
+            "norm1": "in_layers.0",
+            "conv1": "in_layers.2",
+            "time_emb_proj": "emb_layers.1",
+            "norm2": "out_layers.0",
+            "conv2": "out_layers.3",
+            "conv_shortcut": "skip_connection",
+        }.items():
+            name = name.replace(ours, theirs)
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}", name)
+    name = name.replace("mid_block.attentions.0", "middle_block.1")
+
+    def block(match: re.Match[str]) -> str:
+        side, number, kind, layer = match[1], int(match[2]), match[3], int(match[4])
+        inside = layers if kind.endswith("samplers") else layer
+        part = {"resnets": 0, "attentions": 1, "downsamplers": 0, "upsamplers": 2}[kind]
+        if side == "down":
+            return f"input_blocks.{1 + number * (layers + 1) + inside}.{part}"
+        return f"output_blocks.{number * (layers + 1) + inside}.{part}"
+
+    name = re.sub(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)", block, name)
+    return re.sub(r"(input_blocks\.\d+\.0)\.conv\.", r"\1.op.", name)
+
+
+def original_vae_name(name: str, levels: int) -> str:
+    name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
+    name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
+    name = re.sub(
+        r"up_blocks\.(\d+)\.resnets", lambda m: f"up.{levels - 1 - int(m[1])}.block", name
+    )
+    name = re.sub(
+        r"up_blocks\.(\d+)\.upsamplers\.0",
+        lambda m: f"up.{levels - 1 - int(m[1])}.upsample",
+        name,
+    )
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+    return name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+
+
+def original_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix, result = "conditioner.embedders.1.model.", {}
+    outside = {
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+        "text_model.final_layer_norm.weight": "ln_final.weight",
+        "text_model.final_layer_norm.bias": "ln_final.bias",
+    }
+    for name, weight in state.items():
+        if name == "text_projection.weight":
+            result[prefix + "text_projection"] = weight.T
+        elif name in outside:
+            result[prefix + outside[name]] = weight
+        elif match := re.fullmatch(r"(.*)\.self_attn\.q_proj\.(weight|bias)", name):
+            rows = [f"{match[1]}.self_attn.{one}_proj.{match[2]}" for one in "qkv"]
+            layer = match[1].replace("text_model.encoder.layers", "transformer.resblocks")
+            joined = torch.cat([state[row] for row in rows])
+            result[f"{prefix}{layer}.attn.in_proj_{match[2]}"] = joined
+        elif not re.search(r"self_attn\.[kv]_proj", name):
+            for ours, theirs in {
+                "text_model.encoder.layers": "transformer.resblocks",
+                "self_attn": "attn",
+                "layer_norm": "ln_",
+                "fc1": "c_fc",
+                "fc2": "c_proj",
+            }.items():
+                name = name.replace(ours, theirs)
+            result[prefix + name] = weight
+    return result
+
+
+def test_a_single_file(tmp_path: Path) -> None:
+    # diffusers tells the two text encoders of a checkpoint apart by their widths.
+    size = dataclasses.replace(TOY, text_2_width=32)
+    tokenizer = learn_tokenizer(["a red apple"], tokens=600, prompt_tokens=size.prompt_tokens)
+    save_pipeline(build_pipeline(size, tokenizer), tmp_path / "folder")
+    folder = load_base(tmp_path / "folder")
+    save_file(checkpoint_of(folder), tmp_path / "model.safetensors")
+    pipe = load_base(tmp_path / "model.safetensors", config=tmp_path / "folder")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        loaded = dict(getattr(pipe, part).named_parameters())
+        for name, weight in getattr(folder, part).named_parameters():
+            assert torch.equal(loaded[name], weight), f"{part}.{name}"
+
+
+def test_bad_sources(tmp_path: Path, toy_base: Path) -> None:
+    with pytest.raises(BaseModelError, match=r"'no-such-model'.*no such folder or file"):
+        load_base("no-such-model")
+    for missing in ("./models/missing", tmp_path / "missing", "missing/model.safetensors"):
+        with pytest.raises(BaseModelError, match="no such folder or file"):
+            load_base(missing)
+    with pytest.raises(BaseModelError, match=r"model_index\.json"):
+        load_base(tmp_path)
+    (tmp_path / "a.ckpt").write_bytes(b"")
+    with pytest.raises(BaseModelError, match=r"any program.*\.safetensors"):
+        load_base(tmp_path / "a.ckpt")
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BaseModelError, match=r"a\.safetensors"):
+        load_base(tmp_path / "a.safetensors", config=toy_base)
+
+
+def test_bad_folders(tmp_path: Path, toy_base: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(toy_base, folder)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(BaseModelError, match="base"):
+        load_base(folder)
+    shutil.rmtree(folder / "unet")
+    with pytest.raises(BaseModelError, match="base"):
+        load_base(folder)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(BaseModelError, match="FluxPipeline; only Stable Diffusion XL"):
+        load_base(folder)
+    (folder / "model_index.json").write_text("{")
+    with pytest.raises(BaseModelError, match="base"):
+        load_base(folder)
+
+
+def test_components(toy_pipe: StableDiffusionXLPipeline) -> None:
+    parts = component_modules(toy_pipe)
+    assert set(parts) == {"unet", "text_encoder", "text_encoder_2"}
+    assert parts["unet"] is toy_pipe.unet
+
+
+def test_target_groups(toy_pipe: StableDiffusionXLPipeline) -> None:
+    unet = toy_pipe.unet
+    groups = {
+        target: target_weights(unet, [target])
+        for target in ("attention", "feed_forward", "projection", "conv")
+    }
+    attention = groups["attention"]
+    blocks = {name.split(".attn")[0] for name in attention}
+    # Self- and cross-attention, each with q, k, v and out, in every transformer block.
+    assert len(attention) == 8 * len(blocks) > 0
+    assert all(weight.dim() == 2 for weight in attention.values())
+    assert len(groups["feed_forward"]) == 2 * len(blocks)
+    assert all(weight.dim() == 4 for weight in groups["conv"].values())
+    every = target_weights(unet, list(groups))
+    assert len(every) == sum(len(group) for group in groups.values())
+    # Of matrices and filters only the stem, the ends and the embeddings belong to no group.
+    rest = {name.split(".")[0] for name, one in unet.named_parameters() if one.dim() > 1}
+    rest_names = {
+        name for name, one in unet.named_parameters() if one.dim() > 1 and name not in every
+    }
+    assert "down_blocks" in rest
+    assert all(
+        "time_emb_proj" in name
+        or name.startswith(("conv_in", "conv_out", "time_embedding", "add_embedding"))
+        for name in rest_names
+    )
+    text = target_weights(toy_pipe.text_encoder, ["attention", "feed_forward"])
+    assert len(text) == 6 * TOY.text_layers
+    with pytest.raises(SettingError, match="'attention'"):
+        target_weights(unet, ["atention"])
+    with pytest.raises(SettingError, match=r"CLIPTextModel has no weights of the group 'conv'"):
+        target_weights(toy_pipe.text_encoder, ["conv"])
+
+
+def test_fingerprint_survives_precision_and_nothing_else(
+    toy_pipe: StableDiffusionXLPipeline,
+) -> None:
+    unet = toy_pipe.unet
+    mark = fingerprint(unet)
+    assert re.fullmatch("[0-9a-f]{64}", mark)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert fingerprint(copy.deepcopy(unet).to(dtype)) == mark
+    assert fingerprint(copy.deepcopy(unet).to(memory_format=torch.channels_last)) == mark
+    trained = copy.deepcopy(unet)
+    generator = torch.Generator().manual_seed(0)
+    for weight in trained.parameters():
+        weight.data += torch.randn(weight.shape, generator=generator) * 0.01 * weight.std()
+    assert fingerprint(trained) != mark
+    assert fingerprint(toy_pipe.text_encoder) != fingerprint(toy_pipe.text_encoder_2)
