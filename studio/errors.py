@@ -1,0 +1,23 @@
+"""What the studio can refuse, in words for the person at the page."""
+
+from shira_diffusion.errors import ShiraError
+
+
+class BrokenAdapterError(ShiraError):
+    """An adapter's folder is listed, but its file cannot be used."""
+
+
+class PictureError(ShiraError):
+    """A picture is not one of ours, or can no longer be read."""
+
+
+class MemoryShortageError(ShiraError):
+    """The device ran out of memory while sampling."""
+
+
+class StoppedError(ShiraError):
+    """The person asked for a stop; the model is back at its base."""
+
+
+class AddressError(ShiraError):
+    """The page cannot be served at this address."""

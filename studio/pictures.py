@@ -1,0 +1,79 @@
+"""Finished pictures on disk: written whole or not at all, under names that nobody can guess."""
+
+import os
+import re
+import secrets
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from studio.errors import PictureError
+from studio.infotext import RECORD_KEY, Record, from_json, png_text
+
+_NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{32}")
+
+
+class PictureStore:
+    """A folder of PNG files that carry their settings; a picture's id is its file name's stem.
+
+    Ids start with the time in UTC, so that their order is the order of making, and end with 128
+    random bits: Gradio serves every file of the folder to whoever knows its name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, image: Image.Image, record: Record) -> str:
+        """Write `image` with its settings and return its id."""
+        name = new_name()
+        write_png(image, self.folder / f"{name}.png", record)
+        return name
+
+    def recent(self, limit: int) -> list[str]:
+        """The newest ids, newest first; other files in the folder are passed over."""
+        names = (path.stem for path in self.folder.glob("*.png"))
+        return sorted((name for name in names if _NAME.fullmatch(name)), reverse=True)[:limit]
+
+    def path(self, name: str) -> Path:
+        """The file of an id; raises `PictureError` for any other string, paths included."""
+        path = self.folder / f"{name}.png"
+        if not _NAME.fullmatch(name) or not path.is_file():
+            raise PictureError(
+                f"There is no picture {name[:60]!r} any more: it was moved or deleted."
+            )
+        return path
+
+    def record(self, name: str) -> Record:
+        """The settings of a picture."""
+        path = self.path(name)
+        try:
+            with Image.open(path) as image:
+                image.load()  # text may follow the pixels
+                text = image.info.get(RECORD_KEY)
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+            raise PictureError(f"The picture {name} cannot be read: {error}") from error
+        if not isinstance(text, str):
+            raise PictureError(f"The picture {name} carries no settings of this studio.")
+        return from_json(text)
+
+
+def new_name() -> str:
+    """A fresh id: UTC time to the microsecond and 128 random bits."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(16)}"
+
+
+def write_png(image: Image.Image, path: Path, record: Record | None = None) -> None:
+    """Write a PNG so that `path` never holds half a file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, format="PNG", pnginfo=png_text(record) if record else None)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,37 @@
+"""The studio as a whole, without a page: what `app.py` builds and the tabs call."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shira_diffusion.pipeline import load_base
+from studio.engine import Engine
+from studio.library import AdapterLibrary
+from studio.pictures import PictureStore
+from studio.watching import StopFlags
+
+
+@dataclass(frozen=True)
+class Studio:
+    """One engine, the adapters it may use, and the folder its pictures go to."""
+
+    engine: Engine
+    library: AdapterLibrary
+    pictures: PictureStore
+    comparisons: Path
+    outputs: Path
+    stops: StopFlags
+
+
+def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None = None) -> Studio:
+    """Load the base from a folder, a file or a hub id; raises `ShiraError` if it cannot be."""
+    outputs = outputs.absolute()
+    library = AdapterLibrary(adapters)
+    pipe = load_base(base, device=device)
+    return Studio(
+        engine=Engine(pipe, library, name=Path(base).name.removesuffix(".safetensors")),
+        library=library,
+        pictures=PictureStore(outputs / "pictures"),
+        comparisons=outputs / "comparisons",
+        outputs=outputs,
+        stops=StopFlags(),
+    )

@@ -1,0 +1,30 @@
+// Recent pictures as a row of thumbnails; `props.value` lists {name, source, title}, newest first.
+
+const root = element.querySelector(".strip");
+
+function draw() {
+  const pictures = props.value || [];
+  const nodes = pictures.map((picture) => {
+    const node = document.createElement("button");
+    node.type = "button";
+    node.dataset.name = picture.name;
+    node.title = picture.title;
+    const image = document.createElement("img");
+    image.src = picture.source;
+    image.alt = picture.title;
+    image.loading = "lazy";
+    node.append(image);
+    node.addEventListener("click", () => trigger("pick", { name: picture.name }));
+    return node;
+  });
+  if (!nodes.length) {
+    const words = document.createElement("p");
+    words.className = "empty";
+    words.textContent = "Your pictures gather here and stay after a restart.";
+    nodes.push(words);
+  }
+  root.replaceChildren(...nodes);
+}
+
+watch("value", draw);
+draw();

@@ -1,0 +1,47 @@
+"""Adapters and pictures in the form that the page's components take."""
+
+from typing import Any
+
+from studio.library import AdapterLibrary, Entry
+from studio.pictures import PictureStore
+from studio.tabs.fragments import file_url
+from studio.thumbnails import thumbnail_uri
+
+RECENT = 36
+
+
+def adapter_cards(library: AdapterLibrary) -> list[dict[str, Any]]:
+    """One card for each adapter folder, broken ones with their `problem`."""
+    return [_card(entry) for entry in library.entries]
+
+
+def _card(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "method": entry.info.method,
+        "words": list(entry.info.trigger_words),
+        "size": size_words(entry.stamp.size),
+        "description": entry.info.description[:300],
+        "twin": entry.is_twin,
+        "problem": entry.problem,
+        "thumbnail": "" if entry.problem else thumbnail_uri(entry.thumbnail),
+    }
+
+
+def size_words(size: int) -> str:
+    """A file size as people read it."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 1):.0f} kB"
+
+
+def recent_pictures(pictures: PictureStore) -> list[dict[str, str]]:
+    """The newest pictures for the strip."""
+    return [
+        {"name": name, "source": file_url(pictures.folder / f"{name}.png"), "title": _made(name)}
+        for name in pictures.recent(RECENT)
+    ]
+
+
+def _made(name: str) -> str:
+    day, clock = name.split("-")[:2]
+    return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]} UTC"

@@ -1,0 +1,220 @@
+"""Compare: SHiRA beside LoRA, filling in picture by picture."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from shira_diffusion.errors import SettingError, ShiraError
+from studio import compare
+from studio.compare import Choice, Grid
+from studio.errors import StoppedError
+from studio.library import TWIN_ENDING, AdapterLibrary
+from studio.recipe import MAX_STRENGTH, MIN_STRENGTH, Recipe
+from studio.service import Studio
+from studio.tabs import fragments
+from studio.tabs.controls import (
+    MODEL,
+    PAGE,
+    RunButtons,
+    choose_seed,
+    knobs,
+    read_size,
+    run_buttons,
+    showing,
+    with_word,
+)
+from studio.tabs.telling import remark, told
+from studio.watching import Finished, watch
+
+EXPLANATION = (
+    "The same prompt, seed and noise in every picture. LoRA twins are written into the weights "
+    "by the same exact switch as SHiRA, and the base comes back bit for bit after each."
+)
+
+
+class Form(NamedTuple):
+    """What the person sets, in the order that `CompareHandlers.make` takes it."""
+
+    prompt: Any
+    a: Any
+    strength_a: Any
+    b: Any
+    strength_b: Any
+    steps: Any
+    guidance: Any
+    size: Any
+    seed: Any
+    fresh_seed: Any
+
+
+@dataclass(frozen=True)
+class CompareHandlers:
+    """What the buttons of the tab do."""
+
+    studio: Studio
+
+    def arm(self, request: gr.Request) -> tuple[Any, ...]:
+        """At the press of Compare, before the queue: ready the stop flag."""
+        self.studio.stops.arm(_owner(request))
+        return *showing(running=True), fragments.progress(None)
+
+    def stop(self, request: gr.Request) -> None:
+        """Ask the running or waiting comparison of this page to stop."""
+        self.studio.stops.raise_flag(_owner(request))
+
+    def make(
+        self,
+        prompt: str,
+        a: str | None,
+        strength_a: float,
+        b: str | None,
+        strength_b: float,
+        steps: float,
+        guidance: float,
+        size: str | None,
+        seed: float | None,
+        fresh_seed: bool,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Fill the grid; the outputs are the grid, the seed and the download."""
+        grid: Grid | None = None
+        try:
+            width, height = read_size(self.studio.engine.base, size)
+            recipe = Recipe(
+                prompt=prompt or "",
+                steps=int(steps),
+                guidance=guidance,
+                seed=choose_seed(seed, fresh=fresh_seed),
+                width=width,
+                height=height,
+            )
+            choices = _choice("A", a, strength_a), _choice("B", b, strength_b)
+            grid = compare.plan(self.studio.library, recipe, *choices)
+            for item in watch(partial(self._work, grid, _owner(request))):
+                grid = item.result if isinstance(item, Finished) else item
+                yield (
+                    self._drawn(grid),
+                    recipe.seed,
+                    gr.update(value=grid.sheet, interactive=grid.sheet is not None),
+                )
+        except StoppedError as stopped:
+            remark(str(stopped))
+            if grid is not None:
+                yield self._drawn(compare.halted(grid)), grid.recipe.seed, gr.skip()
+        except ShiraError as error:
+            yield fragments.grid_empty(), gr.skip(), gr.skip()
+            raise told(error) from error
+
+    def settle(self, request: gr.Request) -> tuple[Any, ...]:
+        """After a comparison, however it ended: the buttons as before."""
+        self.studio.stops.forget(_owner(request))
+        return showing(running=False)
+
+    def choices(self) -> tuple[Any, Any]:
+        """The adapters to choose from, as they are on disk now."""
+        names = gr.update(choices=adapter_choices(self.studio.library))
+        return names, names
+
+    def add_words(self, prompt: str, a: str | None, b: str | None) -> str:
+        """The prompt with the trigger words of both adapters."""
+        known = {entry.name: entry.info.trigger_words for entry in self.studio.library.usable}
+        for name in (a, b):
+            for word in known.get(name or "", ()):
+                prompt = with_word(prompt, word)
+        return prompt
+
+    def _work(self, grid: Grid, owner: str, report: Callable[[Grid], None]) -> Grid:
+        flag = self.studio.stops.flag(owner)
+        folder = self.studio.comparisons
+        return compare.run(self.studio.engine, grid, folder, report=report, stop=flag)
+
+    def _drawn(self, grid: Grid) -> str:
+        return fragments.grid(grid, crisp=self.studio.engine.base.is_small)
+
+
+def adapter_choices(library: AdapterLibrary) -> list[tuple[str, str]]:
+    """Title and name of every adapter that can be compared, those with a LoRA twin first."""
+    usable = {entry.name for entry in library.usable}
+    alone = [entry for entry in library.usable if not entry.is_twin]
+    alone.sort(key=lambda entry: entry.name + TWIN_ENDING not in usable)
+    return [(entry.title, entry.name) for entry in alone]
+
+
+def _choice(place: str, name: str | None, strength: float) -> Choice:
+    if not name:
+        raise SettingError(f"Choose an adapter for {place}.")
+    return Choice(name, strength)
+
+
+def _owner(request: gr.Request) -> str:
+    return f"compare {request.session_hash}"
+
+
+def build(studio: Studio, page: gr.Blocks) -> None:
+    """Lay out the tab and connect it."""
+    handlers = CompareHandlers(studio)
+    names = adapter_choices(studio.library)
+    with gr.Row(elem_classes="ask"):
+        with gr.Column(scale=5, min_width=280):
+            prompt = gr.Textbox(
+                label="Prompt", lines=2, max_lines=6, elem_id="compare-prompt",
+                placeholder="What should all eight pictures show?",
+            )  # fmt: skip
+        with gr.Column(scale=1, min_width=150):
+            buttons = run_buttons("Compare", "compare")
+    with gr.Row():
+        a = _side("A", names, 0)
+        b = _side("B", names, 1)
+    with gr.Row(elem_classes="after"):
+        words = gr.Button("Add their trigger words to the prompt", size="sm")
+    words.click(handlers.add_words, [prompt, a[0], b[0]], prompt, **PAGE)
+    with gr.Accordion("Settings", open=False):
+        numbers = knobs(studio.engine.base, fresh=False)
+    result = gr.HTML(fragments.grid_empty(), elem_id="grid", apply_default_css=False)
+    with gr.Row(elem_classes="after"):
+        download = gr.DownloadButton("Download as one picture", size="sm", interactive=False)
+    gr.HTML(f'<p class="help">{EXPLANATION}</p>')
+    _connect(handlers, page, Form(prompt, *a, *b, *numbers), buttons, result, download)
+
+
+def _side(place: str, names: list[tuple[str, str]], index: int) -> tuple[Any, Any]:
+    with gr.Column(min_width=240), gr.Group():
+        name = gr.Dropdown(
+            names,
+            value=names[index][1] if index < len(names) else None,
+            label=f"Adapter {place}",
+            elem_id=f"compare-{place.lower()}",
+        )
+        strength = gr.Slider(
+            MIN_STRENGTH, MAX_STRENGTH, 1, step=0.05, label=f"Strength of {place}",
+            info="1 is as trained.", buttons=[],
+        )  # fmt: skip
+    return name, strength
+
+
+def _connect(
+    handlers: CompareHandlers,
+    page: gr.Blocks,
+    form: Form,
+    buttons: RunButtons,
+    result: gr.HTML,
+    download: gr.DownloadButton,
+) -> None:
+    gr.on(
+        [buttons.start.click, form.prompt.submit],
+        handlers.arm,
+        outputs=[*buttons, result],
+        **PAGE,
+    ).then(
+        handlers.make,
+        [*form],
+        [result, form.seed, download],
+        show_progress="hidden",
+        api_visibility="private",
+        **MODEL,
+    ).then(handlers.settle, outputs=[*buttons], **PAGE)
+    buttons.stop.click(handlers.stop, **PAGE)
+    page.load(handlers.choices, outputs=[form.a, form.b], **PAGE)

@@ -1,0 +1,38 @@
+"""The studio's own page components; their behaviour is in `static/*.js`.
+
+They are made by functions: for a subclass of a component Gradio writes a stub file beside it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+STATIC = Path(__file__).parent.parent / "static"
+
+
+def adapter_rack(cards: list[dict[str, Any]], place: str) -> gr.HTML:
+    """Cards of adapters, and a strength and the trigger words of each chosen one.
+
+    Its value maps chosen names to strengths. Events: `insert` (with `word`), `rescan`. `place` is
+    the folder that the empty rack points to.
+    """
+    return _part("rack", {}, cards=cards, place=place)
+
+
+def picture_strip(pictures: list[dict[str, str]]) -> gr.HTML:
+    """A row of recent pictures; its event `pick` carries the `name` of the one clicked."""
+    return _part("strip", pictures)
+
+
+def _part(name: str, value: Any, **properties: Any) -> gr.HTML:
+    # The template never changes: what comes from files is put in by the script, as text. Gradio's
+    # templates would evaluate it.
+    return gr.HTML(
+        value,
+        html_template=f'<div class="{name}"></div>',
+        js_on_load=(STATIC / f"{name}.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id=name,
+        **properties,
+    )
