@@ -62,6 +62,7 @@ def test_method_table_wins_over_the_top_and_overrides_over_both(tmp_path: Path) 
 def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     path = preset(tmp_path, 'stepps = 4\ndensity = 2.0\nbatch = "four"\n[lora]\nrank = "high"\n')
     overrides = ["maks=rand", "mask=rnad", "steps=0", "lr=nan", "novalue", "name=a/b"]
+    overrides += ["weight_decay=0.1"]
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides)
     message = str(caught.value)
@@ -77,9 +78,10 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
         "--set novalue: write it as key=value",
         'name = "a/b" is not a plain folder name',
         "data is missing",
+        "weight_decay must be 0 with shira",
     ):
         assert part in message
-    assert len(message.splitlines()) == 12
+    assert len(message.splitlines()) == 13
 
 
 def test_true_is_no_number(tmp_path: Path) -> None:

@@ -134,7 +134,10 @@ def test_all_faults_of_metadata_are_reported(tmp_path: Path) -> None:
         (["a cat, ink style", "two dogs, ink style"], "ink style"),
         (["sks dog on a mat", "the sks dog"], "sks dog"),
         (["same words"], "same words"),
-        (["a b", "c d"], ""),
+        (["b c", "d e"], ""),
+        (["a robot, flat style", "a robot in twemoji style"], "robot"),
+        (["a thing 1, ink style", "a thing 2, ink style"], "ink style"),
+        (["the a", "a the"], ""),
         (["car style", "carstyle"], ""),
     ],
 )

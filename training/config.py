@@ -165,6 +165,10 @@ def load_config(preset: str | Path, overrides: Sequence[str] = ()) -> Config:
     settings |= tables.get(method, {}) | given
     if not settings.get("data"):
         faults.messages.append("data is missing: name the image folder with --set data=FOLDER")
+    if method == "shira" and settings.get("weight_decay"):
+        faults.messages.append(
+            "weight_decay must be 0 with shira: it would pull at the weights, not at their change"
+        )
     if faults.messages:
         raise ConfigError(bullets("The settings have faults:", faults.messages))
     return _resolve(Config(**settings))

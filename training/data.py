@@ -14,6 +14,7 @@ from training.errors import DataError, bullets
 from training.images import SUFFIXES, UNREADABLE, open_image
 
 METADATA = "metadata.jsonl"
+_ARTICLES = ("a", "an", "the")
 CAPTION_KEYS = ("text", "caption", "prompt")
 # Common formats that Pillow does not read: worth a word, not a silent skip.
 UNSUPPORTED = frozenset({".heic", ".heif", ".avif", ".svg", ".psd", ".jxl", ".raw", ".dng"})
@@ -83,18 +84,23 @@ def read_folder(
 
 
 def shared_words(captions: Sequence[str]) -> str:
-    """Return the longest run of whole words that all captions share, "" when there is none.
+    """Return the longest run of words that all captions share, "" when there is none.
 
-    It is what a set of captions such as "a cat, ink style", "a boat, ink style" turns on.
+    It is what captions such as "a cat, ink style", "a boat, ink style" turn on. Punctuation and
+    articles do not count; of equally long runs the first of the shortest caption is taken.
     """
-    shortest = min(captions, key=len).split()
-    padded = [f" {' '.join(caption.split())} " for caption in captions]
-    for length in range(len(shortest), 0, -1):
-        for start in range(len(shortest) - length + 1):
-            run = " ".join(shortest[start : start + length])
-            if all(f" {run} " in caption for caption in padded):
-                return run.strip(" ,.;:")
-    return ""
+    plain = [[word.strip(",.;:!?") for word in caption.split()] for caption in captions]
+    shortest = min(plain, key=len)
+    texts = [f" {' '.join(words)} " for words in plain]
+    best: list[str] = []
+    for start, first in enumerate(shortest):
+        for end in range(len(shortest), start, -1):
+            run = shortest[start:end]
+            if len(run) <= len(best) or first in _ARTICLES:
+                break
+            if all(f" {' '.join(run)} " in text for text in texts):
+                best = run
+    return " ".join(best)
 
 
 def _captioned(

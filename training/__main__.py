@@ -1,0 +1,83 @@
+"""The command line: `python -m training PRESET.toml [--set key=value ...]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from shira_diffusion.errors import ShiraError
+from training.config import Config, describe_settings, load_config
+from training.run import run
+from training.session import Outcome
+
+REFUSED = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        config = load_config(options.preset, [*options.settings])
+        outcome = run(config, console, resume=options.resume, stop_after=options.stop_after)
+    except ShiraError as error:
+        Console(stderr=True).print(
+            str(error), style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        return REFUSED
+    except KeyboardInterrupt:
+        Console(stderr=True).print(
+            "Stopped at once; --resume goes on from the last checkpoint.", style="red"
+        )
+        return INTERRUPTED
+    console.print(
+        _last_words(config, outcome, options.preset), markup=False, highlight=False, soft_wrap=True
+    )
+    return INTERRUPTED if outcome.interrupted else 0
+
+
+def _last_words(config: Config, outcome: Outcome, preset: str) -> str:
+    if outcome.adapter is None:
+        return (
+            f"Stopped and saved after step {outcome.step} of {config.steps}. Go on with the same "
+            f"command and --resume: python -m training {preset} ... --resume"
+        )
+    words = f"Try it: python app.py --adapters {config.adapters_dir}, adapter {config.name}"
+    return f"{words} (see {outcome.adapter / 'card.md'})"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Train a sparse adapter, or its LoRA twin, on a folder of images.",
+        epilog=describe_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("preset", metavar="PRESET", help="a TOML file or a preset's name")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="key=value",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="override settings of the preset",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument(
+        "--stop-after", type=_positive, metavar="N", help="save and stop after N steps of this call"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

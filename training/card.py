@@ -1,0 +1,62 @@
+"""The card of an adapter: what it is and how to use it, as Markdown."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from shira_diffusion import AdapterInfo
+
+CREDITS = ("CREDITS.md", "CREDITS.txt", "CREDITS", "LICENSE.md", "LICENSE.txt", "LICENSE")
+
+
+def write_card(info: AdapterInfo, *, prompts: Sequence[str], credit: str) -> str:
+    """Return the card's text."""
+    parts = [
+        f"# {info.title}",
+        info.description or f"A {_kind(info)} adapter for {info.base_model}.",
+        "![a picture drawn with it](thumbnail.png)",
+        _triggers(info),
+        f"## Use\nIn the studio it is listed as `{info.name}`. In Python:\n{_snippet(info)}",
+        _prompts(prompts),
+        _table("Training", info),
+        f"## Data\n{credit.strip()}" if credit else "",
+        f"## Licence\n{info.license}" if info.license else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def read_credit(folder: Path) -> str:
+    """Return the credit or licence text that lies in a data folder, "" if there is none."""
+    paths = (folder / name for name in CREDITS)
+    found = next((path for path in paths if path.is_file()), None)
+    return found.read_text(encoding="utf-8", errors="replace") if found else ""
+
+
+def _kind(info: AdapterInfo) -> str:
+    return "LoRA" if info.method == "lora" else "sparse high rank (SHiRA)"
+
+
+def _triggers(info: AdapterInfo) -> str:
+    words = ", ".join(f"`{word}`" for word in info.trigger_words)
+    return f"Trigger words: {words}" if words else ""
+
+
+def _snippet(info: AdapterInfo) -> str:
+    file = f"adapters/{info.name}/adapter.safetensors"
+    if info.method == "lora":
+        lines = [f'pipe.load_lora_weights("{file}")']
+    else:
+        lines = [
+            "switcher = AdapterSwitcher(pipe)",
+            f'switcher.add("{info.name}", Adapter.load("{file}"))',
+            f'switcher.set({{"{info.name}": 1.0}})',
+        ]
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _prompts(prompts: Sequence[str]) -> str:
+    return "\n".join(["## Prompts to try", *(f"- {prompt}" for prompt in prompts)])
+
+
+def _table(title: str, info: AdapterInfo) -> str:
+    rows = [f"| {key} | {value} |" for key, value in info.training.items()]
+    return "\n".join([f"## {title}", "| setting | value |", "|---|---|", *rows])

@@ -1,0 +1,105 @@
+"""The finished adapter's folder: file, card and thumbnail, there as a whole or not at all."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from PIL import Image
+
+from shira_diffusion import AdapterInfo
+from training.card import read_credit, write_card
+from training.config import Config
+from training.data import Dataset
+from training.errors import RunError
+from training.methods import Method
+
+THUMBNAIL_SIDE = 256
+
+_COMMON = ("targets", "steps", "batch", "accumulation", "lr", "schedule", "seed")
+_PRIOR = ("prior_images", "prior_batch", "prior_weight")
+_BY_METHOD: dict[str, tuple[str, ...]] = {"shira": ("mask", "density"), "lora": ()}
+
+
+@dataclass(frozen=True)
+class Destination:
+    """The folder `adapters/<name>` and whether it may replace one that is there."""
+
+    folder: Path
+    replace: bool
+
+    def publish(
+        self, method: Method, info: AdapterInfo, card: str, thumbnail: Image.Image | None
+    ) -> Path:
+        """Write everything beside the place, then move it there in one go."""
+        if self.folder.exists() and not self.replace:
+            raise RunError(
+                f"An adapter has come to be in {self.folder} during this run. Move it away, or go "
+                "on with --resume --set overwrite=true: the training is not lost."
+            )
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.folder.parent / f".{self.folder.name}.{uuid4().hex}.partial"
+        try:
+            partial.mkdir()
+            method.save(partial / "adapter.safetensors", info)
+            (partial / "card.md").write_text(card, encoding="utf-8")
+            if thumbnail is not None:
+                small = thumbnail.copy()
+                small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+                small.save(partial / "thumbnail.png")
+            self._take_place(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return self.folder
+
+    def _take_place(self, partial: Path) -> None:
+        if not self.folder.exists():
+            partial.rename(self.folder)
+            return
+        former = partial.with_suffix(".former")
+        self.folder.rename(former)
+        partial.rename(self.folder)
+        shutil.rmtree(former)
+
+
+def describe(
+    config: Config, dataset: Dataset, fingerprint: str, facts: Mapping[str, str]
+) -> AdapterInfo:
+    """Return what the adapter's file says about itself; no path of this machine is in it."""
+    keys = _COMMON + _BY_METHOD[config.method] + (_PRIOR if config.prior_prompts else ())
+    training = {key: _text(getattr(config, key)) for key in keys}
+    training |= facts
+    training |= {"data": dataset.folder.resolve().name, "images": str(len(dataset.images))}
+    return AdapterInfo(
+        name=config.name,
+        title=config.title,
+        base_model=base_name(config.base),
+        base_fingerprint={"unet": fingerprint},
+        method=config.method,
+        mask=config.mask if config.method == "shira" else "",
+        trigger_words=config.trigger_words,
+        training=training,
+        tags=config.tags,
+        license=config.license,
+        author=config.author,
+        description=config.description,
+        date=datetime.now(UTC).date().isoformat(),
+    )
+
+
+def card_of(info: AdapterInfo, config: Config, dataset: Dataset) -> str:
+    """Return the card of the adapter that `config` trained on `dataset`."""
+    return write_card(info, prompts=config.sample_prompts, credit=read_credit(dataset.folder))
+
+
+def base_name(base: str) -> str:
+    """Return a base's name without the path of this machine; a hub id stays as it is."""
+    path = Path(base)
+    return path.resolve().name.removesuffix(".safetensors") if path.exists() else base
+
+
+def _text(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

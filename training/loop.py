@@ -1,0 +1,125 @@
+"""The training loop, as a generator that its caller logs, saves and stops."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+
+from training.batches import Batches
+from training.config import Config
+from training.errors import TrainingError
+from training.machine import Machine
+from training.methods import Method
+from training.objective import Objective
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step: its number from 1, its loss, learning rate and duration in seconds."""
+
+    step: int
+    loss: float
+    lr: float
+    seconds: float
+
+
+class Loop:
+    """Optimizer, schedule and step counter around a method; `state` and `restore` resume it."""
+
+    def __init__(
+        self,
+        config: Config,
+        method: Method,
+        objective: Objective,
+        batches: Batches,
+        machine: Machine,
+    ) -> None:
+        self.step = 0
+        self._config = config
+        self._method = method
+        self._objective = objective
+        self._batches = batches
+        self._machine = machine
+        self._values = method.parameters()
+        self._optimizer = torch.optim.AdamW(
+            self._values, lr=config.lr, weight_decay=config.weight_decay
+        )
+        self._schedule = get_scheduler(
+            config.schedule,
+            self._optimizer,
+            num_warmup_steps=config.warmup,
+            num_training_steps=config.steps,
+        )
+
+    def run(self) -> Iterator[StepResult]:
+        """Do the steps that are left, one at each turn."""
+        while self.step < self._config.steps:
+            started = time.perf_counter()
+            try:
+                loss = self._accumulate()
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(_out_of_memory(self._config)) from error
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"The loss became {loss} at step {self.step + 1}. Set a lower lr than "
+                    f"{self._config.lr:g}, or a warmup; the last checkpoint is untouched."
+                )
+            lr = self._schedule.get_last_lr()[0]
+            self._update()
+            self.step += 1
+            yield StepResult(self.step, loss, lr, time.perf_counter() - started)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a resumed run needs; what it draws depends on the step alone."""
+        return {
+            "step": self.step,
+            "method": self._method.state(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`; the method takes its own part when it is created."""
+        self.step = state["step"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+
+    def _accumulate(self) -> float:
+        """Add up the gradients of this step's batches and return their mean loss."""
+        count = self._config.accumulation
+        total = torch.zeros((), device=self._machine.device)
+        for index in range(self.step * count, (self.step + 1) * count):
+            loss = self._objective.loss(self._batches.draw(index, self._machine)) / count
+            loss.backward()
+            total += loss.detach()
+        self._machine.sum([total, *_gradients(self._values)])
+        return float(total)
+
+    def _update(self) -> None:
+        if self._config.clip:
+            nn.utils.clip_grad_norm_(self._values, self._config.clip)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad()
+        self._method.write()
+
+
+def _gradients(values: list[nn.Parameter]) -> list[Tensor]:
+    return [value.grad for value in values if value.grad is not None]
+
+
+def _out_of_memory(config: Config) -> str:
+    remedies = [
+        f"batch={max(1, config.batch // 2)} accumulation={config.accumulation * 2}"
+        if config.batch > 1
+        else "",
+        "" if config.gradient_checkpointing else "gradient_checkpointing=true",
+        f"prior_batch={max(1, config.prior_batch // 2)}" if config.prior_batch > 1 else "",
+        "a smaller resolution",
+    ]
+    return f"The device ran out of memory. Try {', or '.join(filter(None, remedies))}."

@@ -1,0 +1,76 @@
+"""Class images for prior preservation: what the base draws, so that training does not unlearn it.
+
+As in DreamBooth (https://arxiv.org/abs/2208.12242).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data import CaptionedImage
+from training.sampling import Sampler
+
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Prior:
+    """`count` class images, prompts in turn, each with a seed of its own."""
+
+    prompts: tuple[str, ...]
+    count: int
+    seed: int
+
+    def folder(self, cache: Path, base: str, sampler: Sampler) -> Path:
+        """Return where the images of this base and these settings are kept, however many."""
+        settings = self._settings(base, sampler)
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return cache / f"prior-{digest[:16]}"
+
+    def missing(self, folder: Path) -> list[int]:
+        """Return the numbers of the images that `folder` does not have yet."""
+        return [number for number in range(self.count) if not _path(folder, number).is_file()]
+
+    def images(
+        self, folder: Path, base: str, sampler: Sampler, on_done: Callable[[int], None]
+    ) -> list[CaptionedImage]:
+        """Return the class images; missing ones are drawn, and `on_done` is told how many are."""
+        missing = self.missing(folder)
+        if missing:
+            folder.mkdir(parents=True, exist_ok=True)
+            settings = json.dumps(self._settings(base, sampler), indent=2)
+            (folder / "settings.json").write_text(settings + "\n", encoding="utf-8")
+        for start in range(0, len(missing), _AT_ONCE):
+            numbers = missing[start : start + _AT_ONCE]
+            pictures = sampler.draw(
+                [self._prompt(number) for number in numbers],
+                [self.seed + number for number in numbers],
+            )
+            for number, picture in zip(numbers, pictures, strict=True):
+                partial = _path(folder, number).with_suffix(".partial")
+                picture.save(partial, format="PNG")
+                partial.replace(_path(folder, number))
+            on_done(start + len(numbers))
+        return [
+            CaptionedImage.of(_path(folder, number), self._prompt(number))
+            for number in range(self.count)
+        ]
+
+    def _prompt(self, number: int) -> str:
+        return self.prompts[number % len(self.prompts)]
+
+    def _settings(self, base: str, sampler: Sampler) -> dict[str, object]:
+        return {
+            "base": base,
+            "prompts": self.prompts,
+            "seed": self.seed,
+            "steps": sampler.steps,
+            "guidance": sampler.guidance,
+            "side": sampler.side,
+        }
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number:04d}.png"

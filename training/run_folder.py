@@ -1,0 +1,90 @@
+"""The folder of a run, and what may be written where."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.checkpoint import Checkpoints
+from training.config import Config, differences, to_json
+from training.errors import RunError, bullets
+from training.events import EventLog
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`config.json`, `events.jsonl`, `samples/` and `checkpoints/` of one run."""
+
+    path: Path
+    checkpoints: Checkpoints
+
+    @classmethod
+    def of(cls, config: Config) -> "RunFolder":
+        """Return the folder that the settings name; nothing is written yet."""
+        path = Path(config.run)
+        return cls(path, Checkpoints(path / "checkpoints", config.keep_checkpoints))
+
+    @property
+    def log(self) -> EventLog:
+        """The run's event log."""
+        return EventLog(self.path / "events.jsonl")
+
+    @property
+    def samples(self) -> Path:
+        """Where samples are written."""
+        return self.path / "samples"
+
+    @property
+    def _config(self) -> Path:
+        return self.path / "config.json"
+
+    def check(self, config: Config, *, resume: bool) -> None:
+        """Raise `RunError` when this run would lose or mix up what is there already."""
+        if resume:
+            self._check_resume(config)
+        elif not config.overwrite:
+            self._check_fresh()
+        adapter = self.adapter(config)
+        if adapter.exists() and not self.may_replace(config, resume=resume):
+            raise RunError(
+                f"There is already an adapter in {adapter}. Choose another name=, or replace it "
+                "with --set overwrite=true."
+            )
+
+    def adapter(self, config: Config) -> Path:
+        """Return where the finished adapter goes."""
+        return Path(config.adapters_dir) / config.name
+
+    def may_replace(self, config: Config, *, resume: bool) -> bool:
+        """Whether an adapter that is there may go: it is this run's own, or the user says so."""
+        return config.overwrite or (resume and self.log.has("finished"))
+
+    def begin(self, config: Config, *, resume: bool) -> None:
+        """Make the folder ready and write the settings down; `check` comes before."""
+        if not resume and config.overwrite:
+            for part in (self.checkpoints.folder, self.samples):
+                shutil.rmtree(part, ignore_errors=True)
+            self.log.path.unlink(missing_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self._config.with_suffix(".partial")
+        partial.write_text(to_json(config), encoding="utf-8")
+        partial.replace(self._config)
+
+    def _check_resume(self, config: Config) -> None:
+        if not self._config.is_file():
+            raise RunError(f"There is no run in {self.path} to resume. Start without --resume.")
+        changes = differences(json.loads(self._config.read_text(encoding="utf-8")), config)
+        if changes:
+            headline = (
+                f"The run in {self.path} was started with other settings. Resume it with the same "
+                "ones, or start a new run with name= or run=:"
+            )
+            raise RunError(bullets(headline, changes))
+
+    def _check_fresh(self) -> None:
+        steps = self.checkpoints.steps()
+        if steps:
+            raise RunError(
+                f"The run folder {self.path} has a checkpoint of step {steps[-1]}. Go on with "
+                "--resume, choose another name= or run=, or replace it with --set overwrite=true."
+            )

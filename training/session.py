@@ -1,0 +1,237 @@
+"""A run whose settings, data and base have been found good: prepare, train, export."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+
+from shira_diffusion.fingerprint import fingerprint
+from training import methods
+from training.batches import Batches
+from training.calibration import gradients
+from training.config import Config
+from training.data import CaptionedImage, Dataset
+from training.encode import Encoder, TensorCache
+from training.errors import RunError
+from training.export import Destination, card_of, describe
+from training.interrupt import graceful_stop
+from training.loop import Loop, StepResult
+from training.machine import Machine
+from training.methods import Method
+from training.objective import Objective
+from training.prior import Prior
+from training.report import Report
+from training.run_folder import RunFolder
+from training.sampling import Sampler, encoders_at_hand
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a run came, and its adapter's folder when it is finished."""
+
+    step: int
+    adapter: Path | None
+    interrupted: bool = False
+
+
+class Session:
+    """Holds what one run works with; `train` does the run."""
+
+    def __init__(
+        self,
+        config: Config,
+        machine: Machine,
+        folder: RunFolder,
+        dataset: Dataset,
+        pipe: StableDiffusionXLPipeline,
+        side: int,
+        report: Report,
+    ) -> None:
+        self._config = config
+        self._machine = machine
+        self._folder = folder
+        self._dataset = dataset
+        self._pipe = pipe
+        self._side = side
+        self._report = report
+        self._base = fingerprint(pipe.unet)
+
+    def train(self, *, resume: bool, stop_after: int | None) -> Outcome:
+        """Prepare, do the steps that are left, and export when none is."""
+        stored = self._stored() if resume else None
+        self._announce(resume)
+        objective = Objective.of(self._pipe, self._machine)
+        batches = self._batches(objective)
+        method = self._method(objective, batches, stored)
+        try:
+            loop = Loop(self._config, method, objective, batches, self._machine)
+            if stored:
+                loop.restore(stored)
+            interrupted = self._steps(loop, stop_after)
+            if loop.step < self._config.steps:
+                self._report.log.write("stopped", step=loop.step)
+                return Outcome(loop.step, None, interrupted)
+            return Outcome(loop.step, self._export(method, resume))
+        finally:
+            method.close()
+
+    def _announce(self, resume: bool) -> None:
+        config, images = self._config, len(self._dataset.images)
+        for remark in self._dataset.remarks:
+            self._report.warn(remark)
+        self._report.note(
+            f"{config.name}: {config.method} on {images} images of {config.data}, trigger words "
+            f"{', '.join(config.trigger_words) or '(none)'}, run folder {self._folder.path}",
+            "resumed" if resume else "started",
+            name=config.name,
+            method=config.method,
+            images=images,
+            steps=config.steps,
+        )
+
+    def _method(
+        self, objective: Objective, batches: Batches, stored: Mapping[str, Any] | None
+    ) -> Method:
+        config, unet = self._config, self._pipe.unet
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        calibrate = partial(
+            gradients,
+            objective=objective,
+            batches=batches,
+            count=config.calibration_batches,
+            machine=self._machine,
+        )
+        method = methods.create(config, unet, calibrate, stored["method"] if stored else None)
+        trained = sum(values.numel() for values in method.parameters())
+        self._report.note(f"{trained:,} values are trained", "method", trained=trained)
+        return method
+
+    def _batches(self, objective: Objective) -> Batches:
+        """Encode the data and, for prior preservation, the class images that the base draws."""
+        config, machine = self._config, self._machine
+        with machine.main_first(), encoders_at_hand(self._pipe, machine):
+            priors = self._class_images() if config.prior_prompts and config.prior_weight else []
+            cache = TensorCache(Path(config.cache_dir) / "tensors")
+            own_sizes = config.size_conditioning == "image"
+            encoder = Encoder(self._pipe, cache, self._side, own_sizes=own_sizes)
+            images = [*self._dataset.images, *priors]
+            with self._report.bar("encoding", len(images)) as advance:
+                examples = encoder.encode(images, lambda done: advance(done, ""))
+        count = len(self._dataset.images)
+        return Batches(
+            examples[:count],
+            examples[count:],
+            batch=config.batch,
+            class_batch=config.prior_batch,
+            class_weight=config.prior_weight,
+            train_timesteps=objective.train_timesteps,
+            seed=config.seed,
+        )
+
+    def _class_images(self) -> list[CaptionedImage]:
+        config = self._config
+        prior = Prior(config.prior_prompts, config.prior_images, config.seed)
+        sampler = self._sampler(config.prior_steps, config.prior_guidance)
+        folder = prior.folder(Path(config.cache_dir), self._base, sampler)
+        with self._report.bar("class images", len(prior.missing(folder))) as advance:
+            images = prior.images(folder, self._base, sampler, lambda done: advance(done, ""))
+        self._report.log.write("prior", folder=str(folder), images=len(images))
+        return images
+
+    def _sampler(self, steps: int, guidance: float) -> Sampler:
+        return Sampler(self._pipe, self._machine, self._side, steps, guidance)
+
+    def _steps(self, loop: Loop, stop_after: int | None) -> bool:
+        """Train, log, sample and save until all is done or someone wants to stop; say if so."""
+        config = self._config
+        last = config.steps if stop_after is None else min(config.steps, loop.step + stop_after)
+        if loop.step >= last:
+            return False
+        with (
+            graceful_stop(self._say_stopping) as wish,
+            self._report.bar("training", config.steps, loop.step) as advance,
+        ):
+            for result in loop.run():
+                self._log(result)
+                advance(result.step, f"loss {result.loss:.4f}, {result.seconds:.2f} s/step")
+                stopping = wish.asked or result.step == last
+                if stopping or result.step % config.checkpoint_every == 0:
+                    self._save(loop)
+                if stopping:
+                    return wish.asked
+                if config.sample_every and result.step % config.sample_every == 0:
+                    self._samples(result.step)
+        return False
+
+    def _say_stopping(self) -> None:
+        self._report.console.print("stopping after this step; once more to stop at once")
+
+    def _log(self, result: StepResult) -> None:
+        self._report.log.write(
+            "step",
+            step=result.step,
+            loss=round(result.loss, 6),
+            lr=result.lr,
+            seconds=round(result.seconds, 4),
+        )
+
+    def _save(self, loop: Loop) -> None:
+        if self._machine.is_main:
+            self._folder.checkpoints.save(loop.step, loop.state() | self._origin())
+            self._report.log.write("checkpoint", step=loop.step)
+
+    def _origin(self) -> dict[str, str]:
+        """Return what a checkpoint is bound to besides its settings."""
+        text = "\n".join(f"{image.digest} {image.caption}" for image in self._dataset.images)
+        return {"base": self._base, "data": hashlib.sha256(text.encode()).hexdigest()}
+
+    def _stored(self) -> dict[str, Any]:
+        stored = self._folder.checkpoints.load()
+        for what, value in self._origin().items():
+            if stored[what] != value:
+                raise RunError(
+                    f"The {what} ({getattr(self._config, what)}) has changed since this run was "
+                    "started. Restore it, or start a new run with name= or run=."
+                )
+        return stored
+
+    def _samples(self, step: int) -> Image.Image | None:
+        """Draw the sample prompts with the adapter on and return the first picture.
+
+        Whatever goes wrong here is a warning: no sample is worth a run.
+        """
+        config = self._config
+        if not self._machine.is_main:
+            return None
+        seeds = [config.sample_seed + number for number in range(len(config.sample_prompts))]
+        sampler = self._sampler(config.sample_steps, config.sample_guidance)
+        try:
+            with encoders_at_hand(self._pipe, self._machine):
+                pictures = sampler.draw(config.sample_prompts, seeds)
+            for picture, prompt, seed in zip(pictures, config.sample_prompts, seeds, strict=True):
+                path = self._folder.samples / f"step-{step:06d}-{seed}.png"
+                sampler.save(picture, path, prompt=prompt, seed=seed)
+                self._report.log.write("sample", step=step, file=path.name, prompt=prompt)
+        except Exception as error:  # noqa: BLE001
+            self._report.warn(f"no samples at step {step}: {error}")
+            return None
+        return pictures[0]
+
+    def _export(self, method: Method, resume: bool) -> Path | None:
+        if not self._machine.is_main:
+            return None
+        config = self._config
+        info = describe(config, self._dataset, self._base, method.facts())
+        card = card_of(info, config, self._dataset)
+        thumbnail = self._samples(config.steps)
+        replace = self._folder.may_replace(config, resume=resume)
+        destination = Destination(self._folder.adapter(config), replace)
+        folder = destination.publish(method, info, card, thumbnail)
+        self._report.note(f"the adapter is in {folder}", "finished", adapter=str(folder))
+        return folder
