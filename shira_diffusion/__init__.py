@@ -1,6 +1,6 @@
 """Sparse high rank adapters (arXiv 2406.13175) for diffusion models: train, store, switch, fuse."""
 
-from shira_diffusion import fuse, masks
+from shira_diffusion import fuse, masks, metrics
 from shira_diffusion.adapter import Adapter, AdapterInfo
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.switch import AdapterSwitcher
@@ -14,4 +14,5 @@ __all__ = [
     "SparseTuner",
     "fuse",
     "masks",
+    "metrics",
 ]
