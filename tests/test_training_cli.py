@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from training.__main__ import main
 from training.export import Destination
 from training.sampling import Sampler
 from training.session import Session
+
+# The toy's layers are too small to share between cores: on busy ones that costs minutes.
+torch.set_num_threads(1)
 
 PRESET = """
 base = "{base}"
@@ -142,6 +147,50 @@ def test_stopped_and_resumed_run_gives_the_same_adapter(
         for run in (tmp_path / "again", tmp_path / "runs" / "ink")
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("method", ["shira", "lora"])
+def test_half_precision_base_trains_fp32_values(train: Train, tmp_path: Path, method: str) -> None:
+    assert train("--stop-after", "2", precision="bf16", method=method, sample_every=1) == 0
+    run = tmp_path / "runs" / "ink"
+    assert "warning" not in [event["event"] for event in events(run)]
+    file = run / "checkpoints" / "step-000002" / "state.pt"
+    stored = torch.load(file, weights_only=True)["method"]
+    values = [stored["tuner"]["values"]] if method == "shira" else list(stored.values())
+    assert {value.dtype for value in values} == {torch.float32}
+
+
+def test_gradient_checkpointing_changes_no_result(train: Train, tmp_path: Path) -> None:
+    found = []
+    settings = {"mask": "snip", "calibration_batches": 2, "accumulation": 2}
+    for checkpointing in ("false", "true"):
+        place = tmp_path / checkpointing
+        settings |= {"run": place, "adapters_dir": place, "gradient_checkpointing": checkpointing}
+        assert train(**settings) == 0
+        found.append(Adapter.load(place / "ink" / "adapter.safetensors"))
+    for name, delta in found[0].deltas.items():
+        assert torch.equal(delta.indices, found[1].deltas[name].indices)
+        torch.testing.assert_close(delta.values, found[1].deltas[name].values)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_adapter_as_one(train: Train, tmp_path: Path) -> None:
+    assert train() == 0
+    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1"
+    launch += " --mixed_precision no --dynamo_backend no -m training"
+    others = [f"run={tmp_path / 'two'}", f"adapters_dir={tmp_path / 'two-adapters'}"]
+    subprocess.run(
+        [sys.executable, "-m", *launch.split(), tmp_path / "preset.toml", "--set", *others],
+        check=True,
+        timeout=240,
+    )
+    one, two = (
+        Adapter.load(folder / "ink" / "adapter.safetensors")
+        for folder in (tmp_path / "adapters", tmp_path / "two-adapters")
+    )
+    for name, delta in one.deltas.items():
+        assert torch.equal(delta.indices, two.deltas[name].indices)
+        torch.testing.assert_close(delta.values, two.deltas[name].values, rtol=0, atol=1e-4)
 
 
 def test_nothing_is_overwritten_unless_asked(

@@ -26,6 +26,9 @@ from training.methods import Method
 from training.methods.lora import matching_rank
 from training.objective import Objective
 
+# The toy's layers are too small to share between cores: on busy ones that costs minutes.
+torch.set_num_threads(1)
+
 CPU = Machine(torch.device("cpu"), torch.float32)
 STEPS = 4
 

@@ -22,6 +22,9 @@ from training.machine import Machine
 from training.prior import Prior
 from training.sampling import Sampler
 
+# The toy's layers are too small to share between cores: on busy ones that costs minutes.
+torch.set_num_threads(1)
+
 CPU = Machine(torch.device("cpu"), torch.float32)
 
 

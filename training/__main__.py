@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from shira_diffusion.errors import ShiraError
-from training.config import Config, describe_settings, load_config
+from training.config import describe_settings, load_config
 from training.run import run
-from training.session import Outcome
 
 REFUSED = 2
 INTERRUPTED = 130
@@ -18,10 +17,9 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(arguments)
-    console = Console()
     try:
         config = load_config(options.preset, [*options.settings])
-        outcome = run(config, console, resume=options.resume, stop_after=options.stop_after)
+        outcome = run(config, Console(), resume=options.resume, stop_after=options.stop_after)
     except ShiraError as error:
         Console(stderr=True).print(
             str(error), style="red", markup=False, highlight=False, soft_wrap=True
@@ -32,20 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Stopped at once; --resume goes on from the last checkpoint.", style="red"
         )
         return INTERRUPTED
-    console.print(
-        _last_words(config, outcome, options.preset), markup=False, highlight=False, soft_wrap=True
-    )
     return INTERRUPTED if outcome.interrupted else 0
-
-
-def _last_words(config: Config, outcome: Outcome, preset: str) -> str:
-    if outcome.adapter is None:
-        return (
-            f"Stopped and saved after step {outcome.step} of {config.steps}. Go on with the same "
-            f"command and --resume: python -m training {preset} ... --resume"
-        )
-    words = f"Try it: python app.py --adapters {config.adapters_dir}, adapter {config.name}"
-    return f"{words} (see {outcome.adapter / 'card.md'})"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,8 @@ def write_card(info: AdapterInfo, *, prompts: Sequence[str], credit: str) -> str
         info.description or f"A {_kind(info)} adapter for {info.base_model}.",
         "![a picture drawn with it](thumbnail.png)",
         _triggers(info),
-        f"## Use\nIn the studio it is listed as `{info.name}`. In Python:\n{_snippet(info)}",
+        f"## Use\nIn the studio it is listed as `{info.name}`. In Python, with `pipe` a "
+        f"`StableDiffusionXLPipeline` of {info.base_model}:\n{_snippet(info)}",
         _prompts(prompts),
         _table("Training", info),
         f"## Data\n{credit.strip()}" if credit else "",
@@ -46,6 +47,7 @@ def _snippet(info: AdapterInfo) -> str:
         lines = [f'pipe.load_lora_weights("{file}")']
     else:
         lines = [
+            "from shira_diffusion import Adapter, AdapterSwitcher",
             "switcher = AdapterSwitcher(pipe)",
             f'switcher.add("{info.name}", Adapter.load("{file}"))',
             f'switcher.set({{"{info.name}": 1.0}})',

@@ -74,7 +74,7 @@ class Session:
                 loop.restore(stored)
             interrupted = self._steps(loop, stop_after)
             if loop.step < self._config.steps:
-                self._report.log.write("stopped", step=loop.step)
+                self._say_stopped(loop.step)
                 return Outcome(loop.step, None, interrupted)
             return Outcome(loop.step, self._export(method, resume))
         finally:
@@ -172,6 +172,14 @@ class Session:
     def _say_stopping(self) -> None:
         self._report.console.print("stopping after this step; once more to stop at once")
 
+    def _say_stopped(self, step: int) -> None:
+        self._report.note(
+            f"stopped and saved after step {step} of {self._config.steps}; the same command with "
+            "--resume goes on from here",
+            "stopped",
+            step=step,
+        )
+
     def _log(self, result: StepResult) -> None:
         self._report.log.write(
             "step",
@@ -233,5 +241,10 @@ class Session:
         replace = self._folder.may_replace(config, resume=resume)
         destination = Destination(self._folder.adapter(config), replace)
         folder = destination.publish(method, info, card, thumbnail)
-        self._report.note(f"the adapter is in {folder}", "finished", adapter=str(folder))
+        self._report.note(
+            f"the adapter is in {folder}; try it with: "
+            f"python app.py --base {config.base} --adapters {config.adapters_dir}",
+            "finished",
+            adapter=str(folder),
+        )
         return folder
