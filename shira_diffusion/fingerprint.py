@@ -36,4 +36,4 @@ def fingerprint(module: nn.Module) -> str:
 def _signs(weight: Tensor) -> Tensor:
     last, taken = weight.numel() - 1, min(_SAMPLES, weight.numel())
     places = torch.arange(taken, device=weight.device) * last // max(taken - 1, 1)
-    return torch.signbit(read(weight, places))
+    return torch.signbit(read(weight, places).float())

@@ -44,7 +44,8 @@ def sum_deltas(terms: Sequence[tuple[SparseDelta, float]]) -> SparseDelta:
 
     All deltas have one shape and device. Where three or more meet, the terms of an entry are
     added from the smallest to the largest: a sum of floats depends on its order, and this one
-    must not depend on that of `terms`.
+    must not depend on that of `terms`. Raises `SettingError` for strengths that are not finite or
+    that leave fp32's range.
     """
     for _, strength in terms:
         if not math.isfinite(strength):
@@ -52,12 +53,19 @@ def sum_deltas(terms: Sequence[tuple[SparseDelta, float]]) -> SparseDelta:
     scaled = [(delta.indices, delta.values.float() * strength) for delta, strength in terms]
     shape = terms[0][0].shape
     if len(scaled) == 1:
-        return SparseDelta(*scaled[0], shape)
-    union = torch.cat([indices for indices, _ in scaled]).unique()
+        return _in_range(*scaled[0], shape)
+    union, places = torch.cat([indices for indices, _ in scaled]).unique(return_inverse=True)
     rows = torch.zeros(len(scaled), union.numel(), device=union.device)
-    for row, (indices, values) in zip(rows, scaled, strict=True):
-        row.index_copy_(0, torch.searchsorted(union, indices), values)
-    return SparseDelta(union, _ordered_sum(rows), shape)
+    parts = places.split([indices.numel() for indices, _ in scaled])
+    for row, part, (_, values) in zip(rows, parts, scaled, strict=True):
+        row.index_copy_(0, part, values)
+    return _in_range(union, _ordered_sum(rows), shape)
+
+
+def _in_range(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> SparseDelta:
+    if not bool(values.isfinite().all()):
+        raise SettingError("these strengths take the changes out of fp32's range; use smaller ones")
+    return SparseDelta(indices, values, shape)
 
 
 def _ordered_sum(rows: Tensor) -> Tensor:

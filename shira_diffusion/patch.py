@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from shira_diffusion.delta import SparseDelta
@@ -22,7 +21,7 @@ class Patch:
     those under the mix.
     """
 
-    shape: torch.Size
+    shape: tuple[int, ...]
     indices: Tensor
     base: Tensor
     mixed: Tensor
@@ -35,14 +34,13 @@ class Patch:
         """
         change = sum_deltas([(delta.to(weight.device), strength) for delta, strength in terms])
         base = read(weight, change.indices)
-        exact = torch.promote_types(weight.dtype, torch.float32)
-        mixed = (base.to(exact) + change.values.to(exact)).to(weight.dtype)
+        mixed = (base.float() + change.values).to(weight.dtype)
         if not bool((mixed.isfinite() | ~base.isfinite()).all()):
             raise MismatchError(
                 f"this mix leaves the range of {weight.dtype}; use smaller strengths, or load the "
                 "model in bf16 or fp32"
             )
-        return cls(weight.shape, change.indices, base, mixed)
+        return cls(tuple(weight.shape), change.indices, base, mixed)
 
     def apply(self, weight: Tensor) -> None:
         """Write the mix; the inverse of `restore`."""
@@ -59,8 +57,6 @@ class Patch:
         would have. Raises `MismatchError` when the weight no longer holds the mix; that is always
         compared, as torch does not count writes through `.data`.
         """
-        if weight.shape != self.shape:
-            raise MismatchError(f"it now has the shape {tuple(weight.shape)}")
         mixed = self.mixed.to(weight.device, weight.dtype)
         indices = self.indices.to(weight.device)
         held = read(weight, indices)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shira_diffusion.adapter import Adapter
 from shira_diffusion.components import Weights
-from shira_diffusion.delta import SparseDelta
+from shira_diffusion.delta import VALUE_DTYPES, SparseDelta
 from shira_diffusion.errors import MismatchError, SettingError, UnknownAdapterError, nearest
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.patch import Patch
@@ -141,10 +141,10 @@ class AdapterSwitcher:
 
     def _live(self, slot: str, shape: tuple[int, ...]) -> Tensor:
         weight = self._weights.live(slot)
-        if tuple(weight.shape) != shape or not weight.is_floating_point():
+        if tuple(weight.shape) != shape or weight.dtype not in VALUE_DTYPES:
             raise MismatchError(
                 f"the weight {slot!r} is {weight.dtype} {tuple(weight.shape)} in this model, but "
-                f"the adapter changes a floating one of {shape}"
+                f"adapters change it as fp16, bf16 or fp32 {shape}"
             )
         return weight
 
@@ -152,7 +152,7 @@ class AdapterSwitcher:
         self._require_known(name)
         try:
             strength = float(value)
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise SettingError(
                 f"the strength of {name!r} must be a number, got {value!r}"
             ) from error
@@ -169,7 +169,7 @@ class AdapterSwitcher:
         live = {slot: self._live(slot, changes[0][0].shape) for slot, changes in terms.items()}
         old: dict[str, Patch] = {}
         for slot, patch in self._patches.items():
-            live[slot] = self._weights.live(slot)
+            live[slot] = self._live(slot, patch.shape)
             old[slot] = self._followed(slot, patch, live[slot])
         new: dict[str, Patch] = {}
         try:

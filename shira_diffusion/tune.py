@@ -1,7 +1,7 @@
 """Train chosen entries of a module's weights in place, and nothing else.
 
-The base weights stay ordinary parameters: no wrapper, no extra matmul, unchanged names. Sparse
-High Rank Adapters, arXiv 2406.13175, appendix on the memory-efficient implementation.
+The base weights stay ordinary parameters: no wrapper, no extra matmul, unchanged names. This
+is the memory-efficient training of Sparse High Rank Adapters, arXiv 2406.13175.
 """
 
 from __future__ import annotations

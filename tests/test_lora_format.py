@@ -87,6 +87,7 @@ def other_pipe(toy_base: Path) -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline.from_pretrained(toy_base, dtype=torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore:The following alpha_pattern keys")
 @pytest.mark.parametrize("rslora", [False, True])
 def test_diffusers_file_with_peft_settings(
     tmp_path: Path,

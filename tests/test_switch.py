@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ from shira_diffusion import fuse
 from shira_diffusion.adapter import Adapter, AdapterInfo
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import (
-    DeltaError,
     MismatchError,
     SettingError,
     ShiraError,
@@ -169,7 +169,8 @@ def test_what_is_removed_inside_using_does_not_come_back() -> None:
         ({"robot": "much"}, SettingError, "number"),
         ({"robot": None}, SettingError, "number"),
         ({"robot": 1e30}, MismatchError, "range of torch.float16"),
-        ({"robot": 1e300}, DeltaError, "infinity"),
+        ({"robot": 1e300}, SettingError, "fp32's range"),
+        ({"robot": 10**400}, SettingError, "number"),
     ],
 )
 def test_a_failing_set_changes_nothing(
@@ -204,6 +205,9 @@ def test_an_adapter_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UnknownAdapterError, match="'a'"):
         switcher.remove("b")
     assert switcher.names == ("a",)
+    for dtype in (torch.float64, torch.float8_e4m3fn):
+        with pytest.raises(MismatchError, match="fp16, bf16 or fp32"):
+            AdapterSwitcher(net().to(dtype)).add("a", good)
 
 
 def test_an_adapter_of_another_base_needs_for_base() -> None:
@@ -331,6 +335,9 @@ def test_offloaded_and_inference_weights_are_refused() -> None:
         offloaded = nn.Linear(2, 2)
     with pytest.raises(MismatchError, match="enable_model_cpu_offload"):
         AdapterSwitcher(offloaded)
+    sequential = cpu_offload(net(), execution_device=torch.device("cpu"))
+    with pytest.raises(MismatchError, match="enable_model_cpu_offload"):
+        AdapterSwitcher(sequential)
     with torch.inference_mode():
         inference = nn.Linear(2, 2)
     with pytest.raises(MismatchError, match="inference_mode"):

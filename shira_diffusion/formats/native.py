@@ -8,8 +8,10 @@ bf16 or fp32, one per entry); metadata `shira.version`, `shira.shapes` (JSON, na
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,14 +91,12 @@ def _shapes(stated: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     return {name: _shape(name, shape) for name, shape in shapes.items()}
 
 
-def _shape(name: str, shape: object) -> tuple[int, ...]:
-    entries = 1
-    for size in shape if isinstance(shape, list) and len(shape) <= 8 else [None]:
-        # bool is an int to Python, but true is no size.
-        if type(size) is not int or not 0 <= size <= _MOST_ENTRIES // max(entries, 1):
-            raise FormatError(f"the weight {name!r} has an impossible shape")
-        entries *= size
-    return tuple(shape)  # type: ignore[arg-type]
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    # bool is an int to Python, but true is no size.
+    possible = isinstance(shape, list) and len(shape) <= 8 and all(type(n) is int for n in shape)
+    if not possible or min(shape, default=0) < 0 or math.prod(shape) > _MOST_ENTRIES:
+        raise FormatError(f"the weight {name!r} has an impossible shape")
+    return tuple(shape)
 
 
 def _check_names(shapes: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
@@ -110,11 +110,8 @@ def _delta(name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> 
     code, values = tensors[name + _GAPS], tensors[name + _VALUES]
     if code.dtype != torch.uint8 or code.dim() != 1 or values.dim() != 1:
         raise FormatError(f"the indices or values of {name!r} are not flat, or not of their type")
-    numel = 1
-    for size in shape:
-        numel *= size
     try:
-        indices = gaps.decode(code, values.numel(), numel)
+        indices = gaps.decode(code, values.numel(), math.prod(shape))
         return SparseDelta(indices, values, shape)
     except (FormatError, DeltaError) as error:
         raise FormatError(f"the weight {name!r}: {error}") from error
