@@ -16,6 +16,7 @@ from PIL import Image
 from shira_diffusion import Adapter, AdapterSwitcher
 from training.__main__ import main
 from training.export import Destination
+from training.objective import Objective
 from training.sampling import Sampler
 from training.session import Session
 
@@ -265,7 +266,26 @@ def test_failing_samples_do_not_lose_the_run(
     assert train(sample_every=2, prior_weight=0) == 0
     assert sorted(files(tmp_path / "adapters" / "ink")) == ["adapter.safetensors", "card.md"]
     warnings = [e["message"] for e in events(tmp_path / "runs" / "ink") if e["event"] == "warning"]
-    assert warnings == ["no samples at step 2: no room", "no samples at step 4: no room"]
+    assert warnings == [f"samples of step {step} are missing: no room" for step in (2, 4)]
+
+
+def test_running_out_of_memory_names_the_settings_to_change(
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Objective, "loss", fail)
+    assert train() == 2
+    expected = (
+        "The device ran out of memory. Set batch=1 accumulation=2, or gradient_checkpointing=true, "
+        "or a lower resolution."
+    )
+    assert capsys.readouterr().err.strip() == expected
+    assert events(tmp_path / "runs" / "ink")[-1]["message"] == expected
 
 
 def test_failing_export_leaves_no_half_adapter_and_can_be_resumed(

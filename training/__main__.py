@@ -4,7 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from shira_diffusion.errors import ShiraError
 from training.config import describe_settings, load_config
@@ -17,6 +19,9 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(arguments)
+    # Their loading bars would tear up ours.
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         config = load_config(options.preset, [*options.settings])
         outcome = run(config, Console(), resume=options.resume, stop_after=options.stop_after)

@@ -58,7 +58,11 @@ def is_folder_name(value: str) -> str:
 
 
 def setting(default: Any, meaning: str, check: Check = lambda _: "", *, free: bool = False) -> Any:
-    """Declare one setting; a `free` one may change when a run is resumed."""
+    """Declare one setting.
+
+    A `free` one may change when a run is resumed: it does not shape the training, or, as data and
+    base, is compared by content.
+    """
     metadata = {"meaning": meaning, "check": check, "free": free}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -67,15 +71,15 @@ def setting(default: Any, meaning: str, check: Check = lambda _: "", *, free: bo
 class Config:
     """Every setting of a run, resolved: what is written to `config.json`."""
 
-    data: str = setting("", "folder of images with .txt captions or metadata.jsonl")
+    data: str = setting("", "folder of images with .txt captions or metadata.jsonl", free=True)
     name: str = setting(
         "", "the adapter's name; the data folder's name, for lora with -lora", is_folder_name
     )
-    run: str = setting("", "run folder; runs/<name>")
+    run: str = setting("", "run folder; runs/<name>", free=True)
     adapters_dir: str = setting("adapters", "where the finished adapter goes", free=True)
     cache_dir: str = setting("runs/cache", "latents, embeddings and class images", free=True)
     overwrite: bool = setting(False, "replace an adapter or run of the same name", free=True)
-    base: str = setting("models/emoji-xl", "SDXL folder, .safetensors file or hub id")
+    base: str = setting("models/emoji-xl", "SDXL folder, .safetensors file or hub id", free=True)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps ...", free=True)
 
     title: str = setting("", "the adapter's title; its name", free=True)

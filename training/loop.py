@@ -60,10 +60,7 @@ class Loop:
         """Do the steps that are left, one at each turn."""
         while self.step < self._config.steps:
             started = time.perf_counter()
-            try:
-                loss = self._accumulate()
-            except torch.OutOfMemoryError as error:
-                raise TrainingError(_out_of_memory(self._config)) from error
+            loss = self._accumulate()
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"The loss became {loss} at step {self.step + 1}. Set a lower lr than "
@@ -111,15 +108,3 @@ class Loop:
 
 def _gradients(values: list[nn.Parameter]) -> list[Tensor]:
     return [value.grad for value in values if value.grad is not None]
-
-
-def _out_of_memory(config: Config) -> str:
-    remedies = [
-        f"batch={max(1, config.batch // 2)} accumulation={config.accumulation * 2}"
-        if config.batch > 1
-        else "",
-        "" if config.gradient_checkpointing else "gradient_checkpointing=true",
-        f"prior_batch={max(1, config.prior_batch // 2)}" if config.prior_batch > 1 else "",
-        "a smaller resolution",
-    ]
-    return f"The device ran out of memory. Try {', or '.join(filter(None, remedies))}."

@@ -12,7 +12,8 @@ from pathlib import Path
 from training.data import CaptionedImage
 from training.sampling import Sampler
 
-_AT_ONCE = 8
+# So many pixels are drawn at once: 8 pictures of the embedded base, one of SDXL.
+_PIXELS_AT_ONCE = 8 * 128**2
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Prior:
             folder.mkdir(parents=True, exist_ok=True)
             settings = json.dumps(self._settings(base, sampler), indent=2)
             (folder / "settings.json").write_text(settings + "\n", encoding="utf-8")
-        for start in range(0, len(missing), _AT_ONCE):
-            numbers = missing[start : start + _AT_ONCE]
+        at_once = max(1, _PIXELS_AT_ONCE // sampler.side**2)
+        for start in range(0, len(missing), at_once):
+            numbers = missing[start : start + at_once]
             pictures = sampler.draw(
                 [self._prompt(number) for number in numbers],
                 [self.seed + number for number in numbers],

@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from diffusers import StableDiffusionXLPipeline
 from rich.console import Console
 
 from shira_diffusion.pipeline import load_base, target_weights
 from training.config import Config
 from training.data import Dataset, read_folder, shared_words
-from training.errors import ConfigError
+from training.errors import ConfigError, TrainingError
 from training.events import EventLog
 from training.machine import Machine
 from training.report import Report
@@ -42,12 +45,35 @@ def run(
     if machine.is_main:
         folder.begin(config, resume=resume)
         report = Report(console, folder.log)
-    try:
+    with _failures_logged(report, config):
         session = Session(config, machine, folder, dataset, pipe, side, report)
         return session.train(resume=resume, stop_after=stop_after)
+
+
+@contextmanager
+def _failures_logged(report: Report, config: Config) -> Iterator[None]:
+    """Write what ends the block into the event log; running out of memory gets a remedy."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        message = _out_of_memory(config)
+        report.log.write("failed", message=message)
+        raise TrainingError(message) from error
     except Exception as error:
         report.log.write("failed", message=str(error))
         raise
+
+
+def _out_of_memory(config: Config) -> str:
+    remedies = []
+    if config.batch > 1:
+        smaller = f"batch={config.batch // 2} accumulation={config.accumulation * 2}"
+        remedies.append(smaller)
+    if config.prior_prompts and config.prior_batch > 1:
+        remedies.append(f"prior_batch={config.prior_batch // 2}")
+    if not config.gradient_checkpointing:
+        remedies.append("gradient_checkpointing=true")
+    return f"The device ran out of memory. Set {', or '.join([*remedies, 'a lower resolution'])}."
 
 
 def _with_words(config: Config, dataset: Dataset) -> Config:

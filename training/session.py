@@ -32,9 +32,8 @@ from training.sampling import Sampler, encoders_at_hand
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run came, and its adapter's folder when it is finished."""
+    """The adapter's folder when a run is finished, else whether someone stopped it."""
 
-    step: int
     adapter: Path | None
     interrupted: bool = False
 
@@ -75,8 +74,8 @@ class Session:
             interrupted = self._steps(loop, stop_after)
             if loop.step < self._config.steps:
                 self._say_stopped(loop.step)
-                return Outcome(loop.step, None, interrupted)
-            return Outcome(loop.step, self._export(method, resume))
+                return Outcome(None, interrupted)
+            return Outcome(self._export(method, resume))
         finally:
             method.close()
 
@@ -219,17 +218,17 @@ class Session:
             return None
         seeds = [config.sample_seed + number for number in range(len(config.sample_prompts))]
         sampler = self._sampler(config.sample_steps, config.sample_guidance)
+        pictures: list[Image.Image] = []
         try:
             with encoders_at_hand(self._pipe, self._machine):
-                pictures = sampler.draw(config.sample_prompts, seeds)
-            for picture, prompt, seed in zip(pictures, config.sample_prompts, seeds, strict=True):
-                path = self._folder.samples / f"step-{step:06d}-{seed}.png"
-                sampler.save(picture, path, prompt=prompt, seed=seed)
-                self._report.log.write("sample", step=step, file=path.name, prompt=prompt)
+                for prompt, seed in zip(config.sample_prompts, seeds, strict=True):
+                    pictures += sampler.draw([prompt], [seed])
+                    path = self._folder.samples / f"step-{step:06d}-{seed}.png"
+                    sampler.save(pictures[-1], path, prompt=prompt, seed=seed)
+                    self._report.log.write("sample", step=step, file=path.name, prompt=prompt)
         except Exception as error:  # noqa: BLE001
-            self._report.warn(f"no samples at step {step}: {error}")
-            return None
-        return pictures[0]
+            self._report.warn(f"samples of step {step} are missing: {error}")
+        return pictures[0] if pictures else None
 
     def _export(self, method: Method, resume: bool) -> Path | None:
         if not self._machine.is_main:
