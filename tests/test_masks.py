@@ -60,9 +60,12 @@ def test_struct_of_few_entries_spreads_over_the_diagonal() -> None:
     assert masks.struct((8, 8), 4).tolist() == [0, 18, 36, 54]
 
 
-def test_struct_with_another_offset_shares_no_diagonal_entry() -> None:
-    one, other = (set(masks.struct((8, 8), 8, offset=by).tolist()) for by in (0, 1))
-    assert not one & other
+def test_struct_with_an_offset_turns_the_diagonal_and_moves_the_rows() -> None:
+    mask = torch.zeros(64, dtype=torch.bool)
+    mask[masks.struct((8, 8), 8 + 14, offset=3).long()] = True
+    expected = torch.eye(8, dtype=torch.bool).roll(3, dims=1)
+    expected[[3, 7]] = True
+    assert torch.equal(mask.reshape(8, 8), expected)
 
 
 def test_rand_depends_on_its_generator_alone() -> None:
