@@ -1,4 +1,4 @@
-"""Command line: python -m emoji_xl artwork | train | sheet."""
+"""Command line: python -m emoji_xl artwork | examples | train | sheet."""
 
 import argparse
 import logging
@@ -9,6 +9,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from emoji_xl.artwork import match_pictures, summary, write_manifest, write_pack
+from emoji_xl.examples import write_examples
 from emoji_xl.recipe import MANIFEST, Recipe, make_base, make_vae, size_named, train_pictures
 from emoji_xl.sheet import pair_sheet, spread
 
@@ -23,6 +24,10 @@ def build_parser() -> argparse.ArgumentParser:
     artwork = commands.add_parser("artwork", help="fetch, match and render the artwork")
     artwork.add_argument("--cache", type=Path, default=Path("runs/npm"))
     artwork.add_argument("--pack", type=Path, default=RUN / "artwork.zip")
+
+    examples = commands.add_parser("examples", help="write the example folders to train on")
+    examples.add_argument("--pack", type=Path, default=RUN / "artwork.zip")
+    examples.add_argument("--out", type=Path, default=Path("examples"))
 
     train = commands.add_parser("train", help="train one stage of the base")
     train.add_argument("--stage", choices=("vae", "unet"), required=True)
@@ -48,6 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if args.command == "artwork":
         make_artwork(args.cache, args.pack)
+    elif args.command == "examples":
+        write_examples(MANIFEST, args.pack, args.out)
     elif args.command == "train":
         train(args)
     else:
