@@ -95,9 +95,15 @@ def from_json(text: str) -> Record:
             )
         content["recipe"] = Recipe(**content["recipe"])
         content["adapters"] = tuple(AdapterUse(**use) for use in content["adapters"])
-        return Record(**content)
-    except (ValueError, TypeError, KeyError, AttributeError, SettingError) as error:
+        record = Record(**content)
+        to_infotext(record)
+    except (
+        ValueError, TypeError, KeyError, AttributeError, RecursionError, SettingError,
+    ) as error:  # fmt: skip
         raise PictureError(f"The picture's settings cannot be read: {error}") from error
+    if not all(isinstance(text, str) for text in (record.base, record.sampler)):
+        raise PictureError("The picture's settings cannot be read: they name no base or sampler.")
+    return record
 
 
 def png_text(record: Record) -> PngInfo:

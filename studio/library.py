@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,10 +63,15 @@ class Entry:
 
 
 class AdapterLibrary:
-    """All adapters below one folder; `rescan` looks again, everything else answers from memory."""
+    """All adapters below one folder; `rescan` looks again, everything else answers from memory.
 
-    def __init__(self, folder: Path) -> None:
+    `fingerprints` are the base's, by component: adapters that were made for another are listed
+    with that as their problem.
+    """
+
+    def __init__(self, folder: Path, fingerprints: Mapping[str, str] | None = None) -> None:
         self.folder = folder.absolute()
+        self._fingerprints = dict(fingerprints or {})
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._hashes: dict[tuple[str, Stamp], str] = {}
@@ -79,13 +85,20 @@ class AdapterLibrary:
             folders = sorted(path for path in self.folder.iterdir() if _is_adapter_folder(path))
         except OSError:
             folders = []
-        found = {folder.name: _read_entry(folder) for folder in folders}
+        found = {folder.name: self._judged(_read_entry(folder)) for folder in folders}
         with self._lock:
             self._entries = {
                 name: replace(entry, problem=self._faults.get((name, entry.stamp), entry.problem))
                 for name, entry in found.items()
             }
         return self.entries
+
+    def _judged(self, entry: Entry) -> Entry:
+        for component, mark in entry.info.base_fingerprint.items():
+            if self._fingerprints.get(component, mark) != mark:
+                base = entry.info.base_model or "another base model"
+                return replace(entry, problem=f"it was made for {base}, not for the one in use")
+        return entry
 
     @property
     def entries(self) -> tuple[Entry, ...]:

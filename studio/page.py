@@ -21,8 +21,8 @@ def build_page(studio: Studio) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Generate", id="generate"):
                 generate.build(studio, page)
-            with gr.Tab("Compare", id="compare"):
-                compare.build(studio, page)
+            with gr.Tab("Compare", id="compare") as tab:
+                compare.build(studio, tab)
         gr.HTML(fragments.footer(), apply_default_css=False)
         api.build(studio)
     page.queue(max_size=QUEUE)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from shira_diffusion.components import component_modules
+from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
 from studio.engine import Engine
 from studio.library import AdapterLibrary
@@ -25,8 +27,9 @@ class Studio:
 def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None = None) -> Studio:
     """Load the base from a folder, a file or a hub id; raises `ShiraError` if it cannot be."""
     outputs = outputs.absolute()
-    library = AdapterLibrary(adapters)
     pipe = load_base(base, device=device)
+    modules = component_modules(pipe)
+    library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
     return Studio(
         engine=Engine(pipe, library, name=Path(base).name.removesuffix(".safetensors")),
         library=library,

@@ -16,10 +16,11 @@ from studio.recipe import MAX_STRENGTH, MIN_STRENGTH, Recipe
 from studio.service import Studio
 from studio.tabs import fragments
 from studio.tabs.controls import (
-    MODEL,
     PAGE,
+    Listener,
     RunButtons,
     choose_seed,
+    connect_job,
     knobs,
     read_size,
     run_buttons,
@@ -79,7 +80,7 @@ class CompareHandlers:
         fresh_seed: bool,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        """Fill the grid; the outputs are the grid, the seed and the download."""
+        """Fill the grid; the outputs are the grid and the seed."""
         grid: Grid | None = None
         try:
             width, height = read_size(self.studio.engine.base, size)
@@ -95,22 +96,19 @@ class CompareHandlers:
             grid = compare.plan(self.studio.library, recipe, *choices)
             for item in watch(partial(self._work, grid, _owner(request))):
                 grid = item.result if isinstance(item, Finished) else item
-                yield (
-                    self._drawn(grid),
-                    recipe.seed,
-                    gr.update(value=grid.sheet, interactive=grid.sheet is not None),
-                )
+                yield self._drawn(grid), recipe.seed
         except StoppedError as stopped:
             remark(str(stopped))
             if grid is not None:
-                yield self._drawn(compare.halted(grid)), grid.recipe.seed, gr.skip()
+                yield self._drawn(compare.halted(grid)), grid.recipe.seed
         except ShiraError as error:
-            yield fragments.grid_empty(), gr.skip(), gr.skip()
+            yield fragments.grid_empty(), gr.skip()
             raise told(error) from error
+        finally:
+            self.studio.stops.forget(_owner(request))
 
-    def settle(self, request: gr.Request) -> tuple[Any, ...]:
+    def settle(self) -> tuple[Any, ...]:
         """After a comparison, however it ended: the buttons as before."""
-        self.studio.stops.forget(_owner(request))
         return showing(running=False)
 
     def choices(self) -> tuple[Any, Any]:
@@ -153,8 +151,8 @@ def _owner(request: gr.Request) -> str:
     return f"compare {request.session_hash}"
 
 
-def build(studio: Studio, page: gr.Blocks) -> None:
-    """Lay out the tab and connect it."""
+def build(studio: Studio, tab: gr.Tab) -> None:
+    """Lay out the tab and connect it; its pickers are brought up to date when it is opened."""
     handlers = CompareHandlers(studio)
     names = adapter_choices(studio.library)
     with gr.Row(elem_classes="ask"):
@@ -174,10 +172,9 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     with gr.Accordion("Settings", open=False):
         numbers = knobs(studio.engine.base, fresh=False)
     result = gr.HTML(fragments.grid_empty(), elem_id="grid", apply_default_css=False)
-    with gr.Row(elem_classes="after"):
-        download = gr.DownloadButton("Download as one picture", size="sm", interactive=False)
     gr.HTML(f'<p class="help">{EXPLANATION}</p>')
-    _connect(handlers, page, Form(prompt, *a, *b, *numbers), buttons, result, download)
+    tab.select(handlers.choices, outputs=[a[0], b[0]], **PAGE)
+    _connect(handlers, Form(prompt, *a, *b, *numbers), buttons, result)
 
 
 def _side(place: str, names: list[tuple[str, str]], index: int) -> tuple[Any, Any]:
@@ -197,24 +194,15 @@ def _side(place: str, names: list[tuple[str, str]], index: int) -> tuple[Any, An
 
 def _connect(
     handlers: CompareHandlers,
-    page: gr.Blocks,
     form: Form,
     buttons: RunButtons,
     result: gr.HTML,
-    download: gr.DownloadButton,
 ) -> None:
-    gr.on(
-        [buttons.start.click, form.prompt.submit],
-        handlers.arm,
-        outputs=[*buttons, result],
-        **PAGE,
-    ).then(
-        handlers.make,
-        [*form],
-        [result, form.seed, download],
-        show_progress="hidden",
-        api_visibility="private",
-        **MODEL,
-    ).then(handlers.settle, outputs=[*buttons], **PAGE)
+    connect_job(
+        buttons,
+        form.prompt,
+        arm=Listener(handlers.arm, [], [*buttons, result]),
+        make=Listener(handlers.make, [*form], [result, form.seed]),
+        settle=Listener(handlers.settle, [], [*buttons]),
+    )
     buttons.stop.click(handlers.stop, **PAGE)
-    page.load(handlers.choices, outputs=[form.a, form.b], **PAGE)

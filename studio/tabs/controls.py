@@ -1,6 +1,7 @@
 """Controls that Generate and Compare have in common."""
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -11,6 +12,9 @@ from studio.recipe import MAX_SEED
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 """For every listener that uses the model: they wait for one another in one line."""
+
+JOB = {"show_progress": "hidden", "api_visibility": "private", **MODEL}
+"""For a tab's long work, which draws its own progress."""
 
 PAGE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """For listeners that only touch the page: they wait for nothing."""
@@ -67,6 +71,28 @@ def run_buttons(words: str, name: str) -> RunButtons:
 def showing(*, running: bool) -> tuple[Any, Any]:
     """Updates of `RunButtons` for a job that runs, or none."""
     return gr.update(visible=not running), gr.update(visible=running)
+
+
+class Listener(NamedTuple):
+    """A handler with the components that it reads and writes."""
+
+    handler: Callable[..., Any]
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+
+
+def connect_job(
+    buttons: RunButtons, prompt: gr.Textbox, arm: Listener, make: Listener, settle: Listener
+) -> None:
+    """Start a job from its button or the prompt: `arm` at once, `make` in its turn, `settle` last.
+
+    `settle` comes after a failure too. Gradio 6.31 calls `then` after a success only, against its
+    documentation, hence `failure` beside it.
+    """
+    starts = [buttons.start.click, prompt.submit]
+    job = gr.on(starts, *arm, **PAGE).then(*make, **JOB)
+    job.then(*settle, **PAGE)
+    job.failure(*settle, **PAGE)
 
 
 def size_name(size: tuple[int, int]) -> str:

@@ -54,7 +54,15 @@ def stage_busy(step: Step | None, previous: Path | None, *, crisp: bool) -> str:
 def stage_done(path: Path, record: Record, *, crisp: bool) -> str:
     """A finished picture and what took how long."""
     image = _image(path, record.recipe.prompt, crisp=crisp)
-    return f'<div class="stage"><div class="frame">{image}</div>{_facts(record)}</div>'
+    actions = (
+        _download(path, f"shira-{record.recipe.seed}.png", "Download PNG")
+        + '<button type="button" class="act" data-action="reuse" '
+        'title="Set the form to what made this picture">Use these settings</button>'
+    )
+    return (
+        f'<div class="stage"><div class="frame">{image}</div>'
+        f'{_facts(record)}<div class="actions">{actions}</div></div>'
+    )
 
 
 def progress(step: Step | None, before: str = "") -> str:
@@ -75,6 +83,11 @@ def progress(step: Step | None, before: str = "") -> str:
 def _image(path: Path, alt: str, *, crisp: bool) -> str:
     kind = ' class="crisp"' if crisp else ""
     return f'<img{kind} src="{escape(file_url(path))}" alt="{escape(alt)}">'
+
+
+def _download(path: Path, name: str, words: str) -> str:
+    url = escape(file_url(path))
+    return f'<a class="act" href="{url}" download="{escape(name)}">{words}</a>'
 
 
 def _facts(record: Record) -> str:
@@ -131,7 +144,12 @@ def grid(state: Grid, *, crisp: bool) -> str:
     head = ""
     if state.at is not None:
         head = progress(state.step, f"Picture {state.done + 1} of {len(state.cells)} · ")
-    return f'{head}<div class="grid">{cells}</div>'
+    foot = ""
+    if state.sheet:
+        name = f"shira-comparison-{state.recipe.seed}.png"
+        link = _download(state.sheet, name, "Download as one picture")
+        foot = f'<div class="actions">{link}</div>'
+    return f'{head}<div class="grid">{cells}</div>{foot}'
 
 
 def _cell(cell: Cell, index: int, state: Grid, *, crisp: bool) -> str:

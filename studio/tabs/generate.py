@@ -16,10 +16,11 @@ from studio.service import Studio
 from studio.tabs import fragments
 from studio.tabs.cards import adapter_cards, recent_pictures
 from studio.tabs.controls import (
-    MODEL,
     PAGE,
+    Listener,
     RunButtons,
     choose_seed,
+    connect_job,
     knobs,
     read_size,
     run_buttons,
@@ -27,7 +28,7 @@ from studio.tabs.controls import (
     size_name,
     with_word,
 )
-from studio.tabs.parts import adapter_rack, picture_strip
+from studio.tabs.parts import adapter_rack, picture_stage, picture_strip
 from studio.tabs.telling import remark, told
 from studio.watching import Finished, watch
 
@@ -37,8 +38,6 @@ class Shown(NamedTuple):
 
     stage: Any
     current: Any
-    download: Any
-    reuse: Any
     details: Any
     settings: Any
     infotext: Any
@@ -112,10 +111,11 @@ class GenerateHandlers:
             remark(str(stopped))
         except ShiraError as error:
             raise told(error) from error
+        finally:
+            self.studio.stops.forget(_owner(request))
 
-    def settle(self, current: str, request: gr.Request) -> tuple[Any, ...]:
+    def settle(self, current: str) -> tuple[Any, ...]:
         """After a job, however it ended: the buttons as before, the last picture on the stage."""
-        self.studio.stops.forget(_owner(request))
         try:
             stage = self._shown(current).stage if current else fragments.stage_empty()
         except PictureError:
@@ -176,8 +176,6 @@ class GenerateHandlers:
         return Shown(
             stage=fragments.stage_done(path, record, crisp=self.studio.engine.base.is_small),
             current=name,
-            download=gr.update(value=path, interactive=True),
-            reuse=gr.update(interactive=True),
             details=gr.update(visible=True),
             settings=fragments.settings(record),
             infotext=to_infotext(record),
@@ -230,17 +228,14 @@ def _examples(prompts: tuple[str, ...], target: gr.Textbox) -> None:
 
 
 def _stage() -> Shown:
-    stage = gr.HTML(fragments.stage_empty(), elem_id="stage", apply_default_css=False)
-    with gr.Row(elem_classes="after"):
-        download = gr.DownloadButton("Download PNG", size="sm", interactive=False)
-        reuse = gr.Button("Use these settings", size="sm", interactive=False)
+    stage = picture_stage(fragments.stage_empty())
     with gr.Accordion("How it was made", open=False, visible=False) as details:
         settings = gr.HTML(apply_default_css=False)
         infotext = gr.Textbox(
             label="As text", lines=3, max_lines=8, interactive=False, buttons=["copy"],
             info="Also inside the PNG, where other apps read it.",
         )  # fmt: skip
-    return Shown(stage, gr.State(""), download, reuse, details, settings, infotext)
+    return Shown(stage, gr.State(""), details, settings, infotext)
 
 
 def _connect(
@@ -252,23 +247,16 @@ def _connect(
     strip: gr.HTML,
 ) -> None:
     rack = form.mix
-    gr.on(
-        [buttons.start.click, form.prompt.submit],
-        handlers.arm,
-        shown.current,
-        [*buttons, shown.stage],
-        **PAGE,
-    ).then(
-        handlers.make,
-        [*form, shown.current],
-        [*shown, form.seed, strip],
-        show_progress="hidden",
-        api_visibility="private",
-        **MODEL,
-    ).then(handlers.settle, shown.current, [*buttons, shown.stage], **PAGE)
+    connect_job(
+        buttons,
+        form.prompt,
+        arm=Listener(handlers.arm, [shown.current], [*buttons, shown.stage]),
+        make=Listener(handlers.make, [*form, shown.current], [*shown, form.seed, strip]),
+        settle=Listener(handlers.settle, [shown.current], [*buttons, shown.stage]),
+    )
     buttons.stop.click(handlers.stop, **PAGE)
     strip.pick(handlers.pick, outputs=[*shown], **PAGE)
-    shown.reuse.click(handlers.reuse, shown.current, [*form], **PAGE)
+    shown.stage.reuse(handlers.reuse, shown.current, [*form], **PAGE)
     rack.insert(add_words, form.prompt, form.prompt, **PAGE)
     rack.rescan(handlers.rescan, outputs=rack, **PAGE)
     page.load(handlers.open_page, outputs=[rack, strip], **PAGE)

@@ -25,13 +25,22 @@ def picture_strip(pictures: list[dict[str, str]]) -> gr.HTML:
     return _part("strip", pictures)
 
 
+def picture_stage(content: str) -> gr.HTML:
+    """The picture, as `fragments` write it; its event `reuse` asks for its settings."""
+    return gr.HTML(content, js_on_load=_script("stage"), apply_default_css=False, elem_id="stage")
+
+
+def _script(name: str) -> str:
+    return (STATIC / f"{name}.js").read_text(encoding="utf-8")
+
+
 def _part(name: str, value: Any, **properties: Any) -> gr.HTML:
     # The template never changes: what comes from files is put in by the script, as text. Gradio's
     # templates would evaluate it.
     return gr.HTML(
         value,
         html_template=f'<div class="{name}"></div>',
-        js_on_load=(STATIC / f"{name}.js").read_text(encoding="utf-8"),
+        js_on_load=_script(name),
         apply_default_css=False,
         elem_id=name,
         **properties,

@@ -12,9 +12,11 @@ from shira_diffusion.errors import ShiraError
 
 def told(error: ShiraError) -> gr.Error:
     """What to raise so that the page shows `error`."""
-    return gr.Error(html.escape(str(error)), title="That did not work", print_exception=False)
+    return gr.Error(
+        html.escape(str(error), quote=False), title="That did not work", print_exception=False
+    )
 
 
 def remark(words: str) -> None:
     """Show something worth knowing that is not an error."""
-    gr.Info(html.escape(words), title="Please note")
+    gr.Info(html.escape(words, quote=False), title="Please note")

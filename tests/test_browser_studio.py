@@ -1,0 +1,229 @@
+"""The studio in a real browser, started by its real command, on the toy base."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+import httpx
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from studio_toys import HOSTILE, SIDE, free_port, make_library
+
+from studio.infotext import RECORD_KEY, from_json
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+START_SECONDS = 90
+JOB_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        reason = f"{CHROMIUM} is not installed (apt-get install chromium)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(
+    browser: Browser, toy_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("browser")
+    make_library(toy_base, folder / "adapters")
+    address = f"http://127.0.0.1:{free_port()}/"
+    options = {
+        "base": toy_base,
+        "adapters": folder / "adapters",
+        "outputs": folder / "outputs",
+        "port": urlparse(address).port,
+        "device": "cpu",
+    }
+    flags = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    with (folder / "log.txt").open("w") as log:
+        app = subprocess.Popen(
+            [sys.executable, "app.py", *flags],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            # On so small a model more threads only wait for one another.
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        wait_until_served(address, app, folder / "log.txt")
+        yield address
+    finally:
+        app.terminate()
+        app.wait(20)
+
+
+def wait_until_served(address: str, app: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and app.poll() is None:
+        try:
+            httpx.get(address)
+        except httpx.TransportError:
+            time.sleep(0.2)
+        else:
+            return
+    pytest.fail(f"app.py did not serve {address}:\n{log.read_text()}")
+
+
+@pytest.fixture
+def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A fresh page; afterwards no console error and no request to another machine was seen."""
+    width = getattr(request, "param", 1280)
+    context = browser.new_context(viewport={"width": width, "height": 844})
+    page = context.new_page()
+    hosts: set[str] = set()
+    faults: list[str] = []
+    page.on("request", lambda sent: hosts.add(urlparse(sent.url).netloc))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    page.goto(address)
+    page.locator(".rack-card").first.wait_for()
+    yield page
+    context.close()
+    assert hosts <= {urlparse(address).netloc, ""}
+    assert faults == []
+
+
+def overflow(page: Page) -> int:
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
+def set_steps(page: Page, steps: int) -> None:
+    """Open the settings of the tab in view if they are closed, and set the steps."""
+    field = page.get_by_label("number input for Steps").locator("visible=true")
+    if not field.count():
+        page.get_by_text("Settings", exact=True).locator("visible=true").click()
+    field.fill(str(steps))
+    field.press("Tab")
+
+
+def finish(page: Page) -> None:
+    page.locator("#stage .facts").wait_for(timeout=JOB_MS)
+    page.locator("#generate-start").wait_for()
+
+
+def test_two_adapters_make_a_picture(page: Page) -> None:
+    page.locator("#prompt textarea").fill("a castle")
+    page.locator(".rack-card[data-name=ink]").click()
+    page.locator(".rack-card[data-name=robot]").click()
+    page.locator(".rack-row[data-name=robot] .chip").click()
+    expect(page.locator("#prompt textarea")).to_have_value("a castle, sks robot")
+    page.locator(".rack-row[data-name=ink] input").fill("0.5")
+    set_steps(page, 2)
+    page.locator("#generate-start").click()
+    finish(page)
+    picture = page.locator("#stage img")
+    assert picture.evaluate("image => image.naturalWidth") == SIDE
+    assert picture.bounding_box()["width"] > 300
+    assert picture.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
+    with page.expect_download() as download:
+        page.get_by_text("Download PNG").click()
+    with Image.open(download.value.path()) as image:
+        record = from_json(image.info[RECORD_KEY])
+    assert record.recipe.prompt == "a castle, sks robot"
+    assert record.recipe.mix == {"ink": 0.5, "robot": 1}
+    page.get_by_text("How it was made").click()
+    expect(page.locator(".settings").first).to_contain_text("robot at 1")
+
+    page.reload()
+    newest = page.locator(".strip button").first
+    newest.click()
+    expect(page.locator("#stage .facts")).to_contain_text(str(record.recipe.seed))
+    page.get_by_text("Use these settings").click()
+    expect(page.locator("#prompt textarea")).to_have_value("a castle, sks robot")
+    expect(page.locator(".rack-row")).to_have_count(2)
+    expect(page.locator(".rack-row[data-name=ink] output")).to_have_text("0.50")
+
+
+def test_a_stop_ends_the_job_and_the_page_goes_on(page: Page) -> None:
+    page.locator("#prompt textarea").fill("a castle")
+    set_steps(page, 60)
+    page.locator("#generate-start").click()
+    page.get_by_text("of 60").wait_for()
+    page.locator("#generate-stop").click()
+    page.get_by_text("The base model is back as it was").wait_for()
+    expect(page.locator("#stage")).to_contain_text("Your picture will appear here")
+    set_steps(page, 2)
+    page.locator("#generate-start").click()
+    finish(page)
+
+
+def test_an_error_is_told_in_words_and_the_page_goes_on(page: Page) -> None:
+    page.locator("#generate-start").click()
+    page.get_by_text("The prompt is empty").wait_for()
+    page.locator("#generate-start").wait_for()
+    expect(page.locator("#stage")).to_contain_text("Your picture will appear here")
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-start").click()
+    page.get_by_text("The prompt is empty").nth(1).wait_for()
+    page.locator("#compare-start").wait_for()
+    page.get_by_role("tab", name="Generate").click()
+    page.get_by_role("button", name="a red fox, noto style").click()
+    expect(page.locator("#prompt textarea")).to_have_value("a red fox, noto style")
+
+
+def test_hostile_names_and_new_adapters_are_listed(page: Page, address: str) -> None:
+    expect(page.locator(".rack-broken summary")).to_have_text("2 folders are not usable")
+    page.locator(".rack-broken summary").click()
+    expect(page.locator(".rack-broken")).to_contain_text(HOSTILE)
+    expect(page.locator(".rack-card")).to_have_count(3)
+    page.get_by_text("Show LoRA twins").click()
+    expect(page.locator(".rack-card")).to_have_count(5)
+
+
+def test_compare_fills_eight_places(page: Page) -> None:
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-prompt textarea").fill("a castle")
+    page.get_by_text("Add their trigger words").click()
+    expect(page.locator("#compare-prompt textarea")).to_have_value("a castle, ink style, sks robot")
+    set_steps(page, 2)
+    page.locator("#compare-start").click()
+    page.locator("#grid img").first.wait_for(timeout=JOB_MS)
+    expect(page.locator("#grid img")).to_have_count(8, timeout=JOB_MS)
+    page.locator("#compare-start").wait_for(timeout=JOB_MS)
+    captions = page.locator("#grid figcaption").all_inner_texts()
+    assert [" ".join(words.split()) for words in captions] == [
+        f"{method} {label}"
+        for method in ("SHiRA", "LoRA")
+        for label in ("Base", "Ink", "Robot", "Ink + Robot")
+    ]
+    with page.expect_download() as download:
+        page.get_by_text("Download as one picture").click()
+    with Image.open(download.value.path()) as sheet:
+        assert sheet.width > 1000
+
+
+@pytest.mark.parametrize("page", [390], indirect=True)
+def test_a_phone_wide_window_does_not_scroll_sideways(page: Page) -> None:
+    assert overflow(page) <= 0
+    page.locator("#prompt textarea").fill("a castle")
+    page.locator(".rack-card[data-name=ink]").click()
+    set_steps(page, 2)
+    page.locator("#generate-start").click()
+    finish(page)
+    page.get_by_text("How it was made").click()
+    page.get_by_text("As text").wait_for()
+    assert overflow(page) <= 0
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-start").wait_for()
+    assert overflow(page) <= 0
