@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from training.config import PRESETS, Config, describe_settings, differences, load_config, to_json
+from training.config import Config, describe_settings, differences, to_json
 from training.errors import ConfigError
+from training.settings import PRESETS, load_config
 
 
 def preset(folder: Path, text: str) -> Path:

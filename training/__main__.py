@@ -9,8 +9,9 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from shira_diffusion.errors import ShiraError
-from training.config import describe_settings, load_config
+from training.config import describe_settings
 from training.run import run
+from training.settings import load_config
 
 REFUSED = 2
 INTERRUPTED = 130

@@ -1,26 +1,17 @@
-"""The settings of a run: a frozen dataclass, read from a TOML preset and `key=value` overrides.
-
-A preset holds settings at its top level. A table named after a method (`[shira]`, `[lora]`) holds
-what differs for that method and wins over the top level; overrides win over both. All faults are
-reported together.
-"""
+"""The settings of a run: what they are called, what they mean, which values they take."""
 
 import dataclasses
 import difflib
 import json
 import math
-import tomllib
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from shira_diffusion import masks
-from training.errors import ConfigError, bullets
 
 METHODS = ("shira", "lora")
-PRESETS = Path(__file__).parent / "presets"
 
 
 Check = Callable[[Any], str]
@@ -35,7 +26,7 @@ def at_least(low: float) -> Check:
 def one_of(choices: Sequence[str]) -> Check:
     """Return the check of a word out of `choices`."""
     return lambda value: (
-        "" if value in choices else f"is not one of {', '.join(choices)}{_nearest(value, choices)}"
+        "" if value in choices else f"is not one of {', '.join(choices)}{nearest(value, choices)}"
     )
 
 
@@ -146,50 +137,6 @@ class Config:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-TYPES = get_type_hints(Config)
-
-
-def load_config(preset: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a preset (a file, or the name of one of ours) and apply `key=value` overrides.
-
-    Raises `ConfigError` that lists all faults at once.
-    """
-    path = find_preset(preset)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The preset {path} is not valid TOML: {error}.") from error
-    by_method = {name: table.pop(name) for name in METHODS if isinstance(table.get(name), dict)}
-    faults = _Faults()
-    given = {key: faults.parse(f"--set {text}", text) for text in overrides for key in [_key(text)]}
-    settings = faults.check(str(path), table)
-    tables = {name: faults.check(f"{path} [{name}]", by_method[name]) for name in by_method}
-    given = {key: value for key, value in given.items() if value is not None}
-    method = given.get("method", settings.get("method", Config.method))
-    settings |= tables.get(method, {}) | given
-    if not settings.get("data"):
-        faults.messages.append("data is missing: name the image folder with --set data=FOLDER")
-    if method == "shira" and settings.get("weight_decay"):
-        faults.messages.append(
-            "weight_decay must be 0 with shira: it would pull at the weights, not at their change"
-        )
-    if faults.messages:
-        raise ConfigError(bullets("The settings have faults:", faults.messages))
-    return _resolve(Config(**settings))
-
-
-def find_preset(preset: str | Path) -> Path:
-    """Return the file of a preset given as a path or as the name of one that ships."""
-    path = Path(preset)
-    shipped = PRESETS / f"{path.name.removesuffix('.toml')}.toml"
-    if path.is_file():
-        return path
-    if len(path.parts) == 1 and shipped.is_file():
-        return shipped
-    names = sorted(file.stem for file in PRESETS.glob("*.toml"))
-    raise ConfigError(
-        f"There is no preset {preset}{_nearest(path.stem, names)}. Presets: {', '.join(names)}."
-    )
 
 
 def to_json(config: Config) -> str:
@@ -210,96 +157,21 @@ def differences(before: Mapping[str, Any], config: Config) -> list[str]:
 def describe_settings() -> str:
     """List every key with its default and meaning, for `--help`."""
     lines = [
-        f"  {key} = {_plain(field.default)}: {field.metadata['meaning']}"
+        f"  {key} = {json.dumps(field.default)}: {field.metadata['meaning']}"
         for key, field in FIELDS.items()
     ]
     return "\n".join(["settings:", *lines])
 
 
-def _plain(value: Any) -> str:
-    return json.dumps(value)
-
-
-def _key(text: str) -> str:
-    return text.partition("=")[0].strip()
-
-
-def _resolve(config: Config) -> Config:
+def resolve(config: Config) -> Config:
+    """Fill in the names that follow from other settings."""
     suffix = "-lora" if config.method == "lora" else ""
     name = config.name or Path(config.data).resolve().name + suffix
     run = config.run or str(Path("runs") / name)
     return dataclasses.replace(config, name=name, run=run, title=config.title or name)
 
 
-class _Faults:
-    """Checks settings one by one and collects what is wrong with them."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def check(self, source: str, table: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the valid entries of a TOML table, converted to the settings' types."""
-        checked = {key: self._value(source, key, value) for key, value in table.items()}
-        return {key: value for key, value in checked.items() if value is not None}
-
-    def parse(self, source: str, text: str) -> Any:
-        """Return the value of one `key=value` override, or None after noting its fault."""
-        key, equals, raw = text.partition("=")
-        key, raw = key.strip(), raw.strip()
-        if not equals:
-            self.messages.append(f"{source}: write it as key=value")
-            return None
-        return self._value(source, key, _literal(raw, TYPES.get(key, str)))
-
-    def _value(self, source: str, key: str, value: Any) -> Any:
-        field = FIELDS.get(key)
-        if field is None:
-            self.messages.append(f"{source}: there is no setting {key}{_nearest(key, FIELDS)}")
-            return None
-        converted = _convert(value, TYPES[key])
-        fault = (
-            f"is not {_describe(TYPES[key])}"
-            if converted is None
-            else field.metadata["check"](converted)
-        )
-        if fault:
-            self.messages.append(f"{source}: {key} = {_plain(value)} {fault}")
-            return None
-        return converted
-
-
-def _literal(raw: str, kind: Any) -> Any:
-    """Read the text of an override the way the setting's type wants it."""
-    if kind is str:
-        return raw
-    if get_origin(kind) is tuple and not raw.startswith("["):
-        return [raw]
-    try:
-        return tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        return raw
-
-
-def _convert(value: Any, kind: Any) -> Any:
-    """Return `value` as `kind`, or None when it is of another type."""
-    if isinstance(kind, types.UnionType):
-        options = (_convert(value, option) for option in get_args(kind))
-        return next((option for option in options if option is not None), None)
-    if get_origin(kind) is tuple:
-        words = isinstance(value, list) and all(isinstance(word, str) for word in value)
-        return tuple(value) if words else None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value if type(value) is kind else None
-
-
-def _describe(kind: Any) -> str:
-    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-    if isinstance(kind, types.UnionType):
-        return " or ".join(_describe(option) for option in get_args(kind))
-    return names.get(kind, "a list of texts")
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint at the known word that is most like `word`, "" when none is."""
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {matches[0]}?)" if matches else ""
