@@ -21,10 +21,10 @@ _SHAPES = (
 
 _EMOJI_PROMPTS = (
     "a red fox, noto style",
-    "a slice of watermelon, fluent style",
-    "a blue whale, twemoji style",
-    "a cup of coffee, flat style",
-    "a cat, blob style",
+    "a strawberry, fluent style",
+    "a rabbit, blob style",
+    "a pizza, twemoji style",
+    "a cupcake, flat style",
 )
 _PHOTO_PROMPTS = (
     "a red fox in fresh snow, soft morning light",

@@ -11,7 +11,7 @@ from PIL import Image
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
 from studio.engine import Engine, Step
 from studio.errors import StoppedError
-from studio.library import TWIN_ENDING, AdapterLibrary
+from studio.library import LORA, TWIN_ENDING, AdapterLibrary
 from studio.pictures import new_name, write_png
 from studio.recipe import Recipe
 from studio.sheet import SheetCell, contact_sheet
@@ -67,7 +67,13 @@ def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice) -> Grid:
     """
     if a.name == b.name:
         raise SettingError(f"A and B are both {a.name!r}: choose two different adapters.")
-    titles = library.find(a.name).title, library.find(b.name).title
+    chosen = library.find(a.name), library.find(b.name)
+    for entry in chosen:
+        if entry.info.method == LORA:
+            raise SettingError(
+                f"{entry.name!r} is a LoRA: choose a SHiRA adapter, its twin comes with it."
+            )
+    titles = chosen[0].title, chosen[1].title
     cells = []
     for method, ending in zip(METHODS, ("", TWIN_ENDING), strict=True):
         mix_a, mix_b = {a.name + ending: a.strength}, {b.name + ending: b.strength}

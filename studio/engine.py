@@ -41,6 +41,15 @@ class Sample:
     remarks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter in memory: which version of its file, how many bytes, the file's hash."""
+
+    stamp: Stamp
+    held: int
+    sha256: str
+
+
 class Engine:
     """Makes pictures, one at a time whoever asks; adapters come from `library` when first used."""
 
@@ -51,7 +60,7 @@ class Engine:
         self._library = library
         self._switcher = AdapterSwitcher(pipe)
         self._fingerprints = dict(self._switcher.fingerprints)
-        self._loaded: OrderedDict[str, tuple[Stamp, int]] = OrderedDict()
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = threading.Lock()
 
     def generate(
@@ -71,7 +80,7 @@ class Engine:
         entries = {name: self._library.find(name) for name in recipe.mix}
         with self._lock:
             _stop_here(stop)
-            self._load(entries)
+            hashes = self._load(entries)
             began = time.perf_counter()
             with self._switcher.using(recipe.mix):
                 switched_in = time.perf_counter()
@@ -79,7 +88,19 @@ class Engine:
                 sampled = time.perf_counter()
             ended = time.perf_counter()
         switching = (switched_in - began) + (ended - sampled)
-        record = self._record(recipe, entries, switching * 1000, sampled - switched_in)
+        uses = tuple(
+            AdapterUse(name, strength, entries[name].info.method, hashes[name])
+            for name, strength in recipe.mix.items()
+        )
+        record = Record(
+            recipe=recipe,
+            base=self.base.name,
+            fingerprints=self._fingerprints,
+            adapters=uses,
+            sampler=self.base.sampler,
+            switch_ms=round(switching * 1000, 3),
+            sampling_s=round(sampled - switched_in, 3),
+        )
         return Sample(image, record, self._remarks(recipe))
 
     def _sample(
@@ -123,42 +144,24 @@ class Engine:
                 f"it makes {known}."
             )
 
-    def _load(self, entries: Mapping[str, Entry]) -> None:
-        """Bring the adapters of one mix into the switcher, and files that changed, again."""
+    def _load(self, entries: Mapping[str, Entry]) -> dict[str, str]:
+        """Bring the adapters of one mix into the switcher and return the hashes of their files."""
         for name, entry in entries.items():
-            stamp, _ = self._loaded.get(name, (None, 0))
-            if stamp != entry.stamp:
+            known = self._loaded.get(name)
+            if known is None or known.stamp != entry.stamp:
                 adapter = self._library.load(entry)
                 self._drop(name)
                 self._switcher.add(name, adapter)
-                self._loaded[name] = (entry.stamp, _held_bytes(adapter))
+                self._loaded[name] = Loaded(entry.stamp, _held_bytes(adapter), entry.sha256())
             self._loaded.move_to_end(name)
         unused = [name for name in self._loaded if name not in entries]
-        while unused and sum(held for _, held in self._loaded.values()) > CACHE_BYTES:
+        while unused and sum(one.held for one in self._loaded.values()) > CACHE_BYTES:
             self._drop(unused.pop(0))
+        return {name: self._loaded[name].sha256 for name in entries}
 
     def _drop(self, name: str) -> None:
         if self._loaded.pop(name, None):
             self._switcher.remove(name)
-
-    def _record(
-        self, recipe: Recipe, entries: Mapping[str, Entry], switch_ms: float, sampling_s: float
-    ) -> Record:
-        uses = tuple(
-            AdapterUse(
-                name, strength, entries[name].info.method, self._library.sha256(entries[name])
-            )
-            for name, strength in recipe.mix.items()
-        )
-        return Record(
-            recipe=recipe,
-            base=self.base.name,
-            fingerprints=self._fingerprints,
-            adapters=uses,
-            sampler=self.base.sampler,
-            switch_ms=round(switch_ms, 3),
-            sampling_s=round(sampling_s, 3),
-        )
 
     def _remarks(self, recipe: Recipe) -> tuple[str, ...]:
         tokenizer = self._pipe.tokenizer

@@ -17,6 +17,7 @@ ADAPTER_FILE = "adapter.safetensors"
 CARD_FILE = "card.md"
 THUMBNAIL_FILE = "thumbnail.png"
 TWIN_ENDING = "-lora"
+LORA = "lora"
 MAX_CARD = 64 * 1024
 
 
@@ -28,6 +29,9 @@ class Stamp:
     size: int
 
 
+MISSING = Stamp(0, 0)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One adapter folder; `problem` says why it cannot be used and is empty when it can."""
@@ -35,7 +39,7 @@ class Entry:
     name: str
     folder: Path
     info: AdapterInfo
-    stamp: Stamp = Stamp(0, 0)
+    stamp: Stamp = MISSING
     problem: str = ""
 
     @property
@@ -52,6 +56,11 @@ class Entry:
     def thumbnail(self) -> Path:
         """Where its picture would be; there need not be one."""
         return self.folder / THUMBNAIL_FILE
+
+    def sha256(self) -> str:
+        """The hash of its file, in hexadecimal."""
+        with (self.folder / ADAPTER_FILE).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def card(self) -> str:
         """The text of its card, or nothing."""
@@ -74,7 +83,6 @@ class AdapterLibrary:
         self._fingerprints = dict(fingerprints or {})
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._hashes: dict[tuple[str, Stamp], str] = {}
         # Faults that only reading the whole file shows; they hold until the file changes.
         self._faults: dict[tuple[str, Stamp], str] = {}
         self.rescan()
@@ -87,13 +95,13 @@ class AdapterLibrary:
             folders = []
         found = {folder.name: self._judged(_read_entry(folder)) for folder in folders}
         with self._lock:
-            self._entries = {
-                name: replace(entry, problem=self._faults.get((name, entry.stamp), entry.problem))
-                for name, entry in found.items()
-            }
+            self._entries = found
         return self.entries
 
     def _judged(self, entry: Entry) -> Entry:
+        fault = self._faults.get((entry.name, entry.stamp))
+        if fault:
+            return replace(entry, problem=fault)
         for component, mark in entry.info.base_fingerprint.items():
             if self._fingerprints.get(component, mark) != mark:
                 base = entry.info.base_model or "another base model"
@@ -115,7 +123,7 @@ class AdapterLibrary:
         """The usable adapter of this name; `UnknownAdapterError` or `BrokenAdapterError` if not.
 
         Names are only ever looked up among the folders that were found, so that no name from a
-        page becomes a path.
+        page becomes a path. A file that changed since is read again.
         """
         with self._lock:
             entry = self._entries.get(name)
@@ -124,6 +132,10 @@ class AdapterLibrary:
             raise UnknownAdapterError(
                 f"There is no adapter {name!r} in the library; {nearest(name, names)}."
             )
+        if _stamp(entry.folder) != entry.stamp:
+            entry = self._judged(_read_entry(entry.folder))
+            with self._lock:
+                self._entries[name] = entry
         if entry.problem:
             raise BrokenAdapterError(f"The adapter {name!r} cannot be used: {entry.problem}")
         return entry
@@ -140,31 +152,25 @@ class AdapterLibrary:
                 f"The adapter {entry.name!r} cannot be used: {error}"
             ) from error
 
-    def sha256(self, entry: Entry) -> str:
-        """The hash of the adapter's file, in hexadecimal."""
-        key = (entry.name, entry.stamp)
-        with self._lock:
-            known = self._hashes.get(key)
-        if known is None:
-            with (entry.folder / ADAPTER_FILE).open("rb") as file:
-                known = hashlib.file_digest(file, "sha256").hexdigest()
-            with self._lock:
-                self._hashes[key] = known
-        return known
-
 
 def _is_adapter_folder(path: Path) -> bool:
     # Stray files and hidden folders (.DS_Store, .ipynb_checkpoints) are nobody's adapters.
     return path.is_dir() and not path.name.startswith((".", "_"))
 
 
+def _stamp(folder: Path) -> Stamp:
+    try:
+        stat = (folder / ADAPTER_FILE).stat()
+    except OSError:
+        return MISSING
+    return Stamp(stat.st_mtime_ns, stat.st_size)
+
+
 def _read_entry(folder: Path) -> Entry:
     path = folder / ADAPTER_FILE
     unread = AdapterInfo(name=folder.name.encode(errors="replace").decode(), method="")
-    try:
-        stat = path.stat()
-        stamp = Stamp(stat.st_mtime_ns, stat.st_size)
-    except OSError:
+    stamp = _stamp(folder)
+    if stamp == MISSING:
         problem = f"there is no {ADAPTER_FILE} in its folder"
         return Entry(folder.name, folder, unread, problem=problem)
     try:
@@ -182,7 +188,7 @@ def _read_info(path: Path) -> AdapterInfo:
         names = list(file.keys())
     if known is not None:
         return known
-    return AdapterInfo(name=path.parent.name, method="lora" if _looks_like_lora(names) else "")
+    return AdapterInfo(name=path.parent.name, method=LORA if _looks_like_lora(names) else "")
 
 
 def _looks_like_lora(names: list[str]) -> bool:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from shira_diffusion.errors import SettingError
 
-MAX_STEPS = 150
-MAX_GUIDANCE = 30.0
+MAX_STEPS = 100
+MAX_GUIDANCE = 20.0
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000
 MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0

@@ -31,7 +31,7 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
     return Studio(
-        engine=Engine(pipe, library, name=Path(base).name.removesuffix(".safetensors")),
+        engine=Engine(pipe, library, name=Path(base).resolve().name.removesuffix(".safetensors")),
         library=library,
         pictures=PictureStore(outputs / "pictures"),
         comparisons=outputs / "comparisons",

@@ -134,6 +134,8 @@ def test_a_picture_can_be_taken_up_again_without_adapters_that_are_gone(studio: 
     form = GenerateHandlers(studio).reuse(name)
     assert (form.prompt, form.negative_prompt, form.mix) == ("a castle", "fog", {"ink": 0.5})
     assert (form.seed, form.fresh_seed) == (7, False)
+    large = studio.pictures.save(Image.new("RGB", (8, 8)), Record(recipe(width=64), base="toy"))
+    assert GenerateHandlers(studio).reuse(large).size == f"{SIDE} × {SIDE}"
     with pytest.raises(gr.Error, match="no picture"):
         GenerateHandlers(studio).reuse("../ink")
 

@@ -103,6 +103,8 @@ def test_choices_that_cannot_be_compared_are_refused(studio: Studio) -> None:
         planned(studio, "ink", "ink")
     with pytest.raises(UnknownAdapterError, match="nearest"):
         planned(studio, "ink", "robt")
+    with pytest.raises(SettingError, match="is a LoRA"):
+        planned(studio, "ink", "robot-lora")
 
 
 def test_small_pictures_are_enlarged_with_square_pixels(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The engine: exact mixes, exact base, stops, whoever else is at it."""
 
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,6 @@ from shira_diffusion.fingerprint import fingerprint
 from studio import engine as engine_module
 from studio.engine import Engine, Step
 from studio.errors import BrokenAdapterError, StoppedError
-from studio.library import AdapterLibrary
 from studio.watching import Finished, StopFlags, watch
 
 
@@ -73,8 +73,8 @@ def test_the_record_tells_how_the_picture_was_made(engine: Engine, adapters: Pat
         ("ink", 0.5, "shira"),
         ("robot-lora", -1, "lora"),
     ]
-    library = AdapterLibrary(adapters)
-    assert record.adapters[0].sha256 == library.sha256(library.find("ink"))
+    content = (adapters / "ink" / "adapter.safetensors").read_bytes()
+    assert record.adapters[0].sha256 == hashlib.sha256(content).hexdigest()
     assert set(record.fingerprints) >= {"unet"}
     assert record.sampling_s > 0
     assert record.switch_ms > 0
@@ -145,12 +145,13 @@ def test_an_adapter_of_another_base_is_refused(toy_base: Path, tmp_path: Path) -
 def test_a_file_that_changed_is_read_again(toy_base: Path, tmp_path: Path) -> None:
     for seed, name in enumerate(["mine", "next"]):
         make_adapter(toy_base, tmp_path / name, seed=seed, info=AdapterInfo(name="mine"))
-    library = AdapterLibrary(tmp_path)
-    engine = Engine(load_base(toy_base), library, "toy")
+    engine = make_engine(toy_base, tmp_path)
     old, new = pixels(engine, mix={"mine": 1.0}), pixels(engine, mix={"next": 1.0})
     (tmp_path / "next" / "adapter.safetensors").replace(tmp_path / "mine" / "adapter.safetensors")
-    library.rescan()
-    assert pixels(engine, mix={"mine": 1.0}) == new != old
+    sample = engine.generate(recipe(mix={"mine": 1.0}))
+    assert sample.image.tobytes() == new != old
+    content = (tmp_path / "mine" / "adapter.safetensors").read_bytes()
+    assert sample.record.adapters[0].sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_adapters_out_of_use_make_room(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

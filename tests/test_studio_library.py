@@ -92,7 +92,7 @@ def test_a_header_that_claims_five_gigabytes_is_refused(tmp_path: Path) -> None:
 def test_sha256_is_that_of_the_file(folder: Path) -> None:
     library = AdapterLibrary(folder)
     expected = hashlib.sha256((folder / "ink" / "adapter.safetensors").read_bytes()).hexdigest()
-    assert library.sha256(library.find("ink")) == expected
+    assert library.find("ink").sha256() == expected
 
 
 def test_thumbnails_travel_in_the_page_and_bad_ones_are_left_out(folder: Path) -> None:

@@ -14,7 +14,7 @@ from shira_diffusion.errors import SettingError
 from studio.errors import PictureError
 from studio.infotext import AdapterUse, Record, from_json, to_infotext, to_json
 from studio.pictures import PictureStore, new_name, write_png
-from studio.recipe import MAX_SEED, Recipe
+from studio.recipe import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, Recipe
 
 IMAGE = Image.new("RGB", (32, 32), "orange")
 SPOILT = to_json(Record(recipe(), base="toy")).replace('"toy"', "5")
@@ -28,8 +28,8 @@ records = st.builds(
         Recipe,
         prompt=words.filter(str.strip),
         negative_prompt=words,
-        steps=st.integers(1, 150),
-        guidance=st.floats(0, 30),
+        steps=st.integers(1, MAX_STEPS),
+        guidance=st.floats(0, MAX_GUIDANCE),
         seed=st.integers(0, MAX_SEED),
         width=st.just(32),
         height=st.just(32),

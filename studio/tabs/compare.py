@@ -11,7 +11,7 @@ from shira_diffusion.errors import SettingError, ShiraError
 from studio import compare
 from studio.compare import Choice, Grid
 from studio.errors import StoppedError
-from studio.library import TWIN_ENDING, AdapterLibrary
+from studio.library import LORA, TWIN_ENDING, AdapterLibrary
 from studio.recipe import MAX_STRENGTH, MIN_STRENGTH, Recipe
 from studio.service import Studio
 from studio.tabs import fragments
@@ -86,7 +86,7 @@ class CompareHandlers:
             width, height = read_size(self.studio.engine.base, size)
             recipe = Recipe(
                 prompt=prompt or "",
-                steps=int(steps),
+                steps=int(steps or 0),
                 guidance=guidance,
                 seed=choose_seed(seed, fresh=fresh_seed),
                 width=width,
@@ -136,7 +136,7 @@ class CompareHandlers:
 def adapter_choices(library: AdapterLibrary) -> list[tuple[str, str]]:
     """Title and name of every adapter that can be compared, those with a LoRA twin first."""
     usable = {entry.name for entry in library.usable}
-    alone = [entry for entry in library.usable if not entry.is_twin]
+    alone = [entry for entry in library.usable if entry.info.method != LORA]
     alone.sort(key=lambda entry: entry.name + TWIN_ENDING not in usable)
     return [(entry.title, entry.name) for entry in alone]
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from shira_diffusion.errors import SettingError
 from studio.base import Base
-from studio.recipe import MAX_SEED
+from studio.recipe import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 """For every listener that uses the model: they wait for one another in one line."""
@@ -40,11 +40,11 @@ def knobs(base: Base, *, fresh: bool) -> Knobs:
         fresh_seed = gr.Checkbox(fresh, label="New seed each time", min_width=140, container=False)
     with gr.Row():
         steps = gr.Slider(
-            1, 60, base.steps, step=1, label="Steps", min_width=200,
+            1, MAX_STEPS, base.steps, step=1, label="Steps", min_width=200,
             info="More steps take longer and show finer detail.",
         )  # fmt: skip
         guidance = gr.Slider(
-            1, 15, base.guidance, step=0.5, label="Guidance", min_width=200,
+            0, MAX_GUIDANCE, base.guidance, step=0.5, label="Guidance", min_width=200,
             info="How strictly the picture follows the prompt.",
         )  # fmt: skip
     names = [size_name(size) for size in base.sizes]

@@ -90,7 +90,7 @@ class GenerateHandlers:
             recipe = Recipe(
                 prompt=prompt or "",
                 negative_prompt=negative_prompt or "",
-                steps=int(steps),
+                steps=int(steps or 0),
                 guidance=guidance,
                 seed=choose_seed(seed, fresh=fresh_seed),
                 width=width,
@@ -135,6 +135,10 @@ class GenerateHandlers:
             recipe = self.studio.pictures.record(current).recipe
         except ShiraError as error:
             raise told(error) from error
+        base, size = self.studio.engine.base, (recipe.width, recipe.height)
+        if size not in base.sizes:
+            remark(f"{base.name} makes no {size_name(size)} px; its own size is set instead.")
+            size = base.native
         known = {entry.name for entry in self.studio.library.usable}
         gone = [name for name in recipe.mix if name not in known]
         if gone:
@@ -145,7 +149,7 @@ class GenerateHandlers:
             {name: strength for name, strength in recipe.mix.items() if name in known},
             recipe.steps,
             recipe.guidance,
-            size_name((recipe.width, recipe.height)),
+            size_name(size),
             recipe.seed,
             False,
         )
