@@ -167,8 +167,8 @@ EXCLUDED = frozenset(
     landslide|mount fuji|mountain|camping|desert|desert island|national park|stadium|wood
     rock|building construction|hut|houses|derelict house|house|post office|bank|hotel
     love hotel|department store|convenience store|school|Japanese castle|Tokyo tower
-    wedding|Japanese post office|foggy|night with stars|cityscape at dusk|sunrise|sunrise over mountains
-    sunset|bridge at night|hot springs|playground slide|barber pole|cityscape
+    wedding|Japanese post office|foggy|night with stars|cityscape at dusk|sunrise
+    sunrise over mountains|sunset|bridge at night|hot springs|playground slide|barber pole|cityscape
     railway car|high-speed train|train|metro|light rail|station|monorail|mountain railway|tram car
     oncoming bus|trolleybus|minibus|oncoming police car|oncoming taxi|oncoming automobile
     sport utility vehicle|pickup truck|manual wheelchair|motorized wheelchair|auto rickshaw|bus stop

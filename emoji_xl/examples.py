@@ -32,15 +32,15 @@ def concept_pictures(pictures: Sequence[Picture], concept: str) -> list[Picture]
 def write_examples(manifest: Path, pack: Path, folder: Path) -> None:
     """Write one folder a style and a concept: PNG on white, a caption beside each, credits."""
     pictures = read_manifest(manifest)
-    credits = json.loads(manifest.read_text())["styles"]
+    sources = json.loads(manifest.read_text())["styles"]
     sets = {style: style_pictures(pictures, style) for style in STYLES}
     sets |= {concept: concept_pictures(pictures, concept) for concept in CONCEPTS}
     for name, chosen in sets.items():
-        write_example(folder / name.replace(" ", "-"), chosen, pack, credits)
+        write_example(folder / name.replace(" ", "-"), chosen, pack, sources)
 
 
 def write_example(
-    folder: Path, pictures: Sequence[Picture], pack: Path, credits: dict[str, Any]
+    folder: Path, pictures: Sequence[Picture], pack: Path, sources: dict[str, Any]
 ) -> None:
     """Write one example folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write_example(
         (folder / f"{stem}.txt").write_text(plain_caption(picture.style, picture.concept) + "\n")
     lines = ["# Credits", "", "The pictures are unchanged renderings on white of:", ""]
     for style in sorted({p.style for p in pictures}):
-        credit = credits[style]
+        credit = sources[style]
         lines.append(
             f"- `{style}-*.png`: {credit['title']}, {credit['author']} ({credit['source']}), "
             f"{credit['license']} ({credit['license_url']})"

@@ -59,6 +59,7 @@ class Denoiser(nn.Module):
         pixels = float(pipe.unet.config.sample_size * 4)
         sizes = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]])
         assert sizes.shape[1] == TIME_IDS
+        self.sizes: Tensor
         self.register_buffer("sizes", sizes, persistent=False)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, keep: Tensor) -> Tensor:
