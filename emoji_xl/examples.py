@@ -12,7 +12,17 @@ from emoji_xl.artwork import Picture, read_manifest, read_pack
 from emoji_xl.captions import plain_caption
 from emoji_xl.concepts import GROUP_A, GROUP_B, TRAIN_STYLES
 
-STYLES = ("high-contrast", "monotone", "openmoji")
+STYLES = {
+    "high-contrast": ("flat", "ink"),
+    "monotone": ("emojione", "outline"),
+    "openmoji": ("twemoji", "comic"),
+}
+"""Style to the known style that is nearest to it, and its trigger word.
+
+Alone, a word that the base does not know blurs the concept; after a known style it leaves the
+shape as it is, and an adapter has the drawing to learn and nothing else.
+"""
+
 CONCEPTS = ("unicorn", "robot", "octopus", "rocket")
 STYLE_IMAGES = 28
 
@@ -27,6 +37,14 @@ def style_pictures(pictures: Sequence[Picture], style: str) -> list[Picture]:
 def concept_pictures(pictures: Sequence[Picture], concept: str) -> list[Picture]:
     """List the pictures of one concept in the styles that the base knows."""
     return [p for p in pictures if p.concept == concept and p.style in TRAIN_STYLES]
+
+
+def example_caption(picture: Picture) -> str:
+    """Caption a picture: a held-out style stands behind the known one that is nearest."""
+    if picture.style not in STYLES:
+        return plain_caption(picture.style, picture.concept)
+    nearest, trigger = STYLES[picture.style]
+    return f"{plain_caption(nearest, picture.concept)}, {trigger}"
 
 
 def write_examples(manifest: Path, pack: Path, folder: Path) -> None:
@@ -50,7 +68,7 @@ def write_example(
         Image.alpha_composite(canvas, image).convert("RGB").save(
             folder / f"{stem}.png", optimize=True
         )
-        (folder / f"{stem}.txt").write_text(plain_caption(picture.style, picture.concept) + "\n")
+        (folder / f"{stem}.txt").write_text(example_caption(picture) + "\n")
     lines = ["# Credits", "", "The pictures are unchanged renderings on white of:", ""]
     for style in sorted({p.style for p in pictures}):
         credit = sources[style]

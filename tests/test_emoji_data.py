@@ -20,7 +20,7 @@ from emoji_xl.artwork import (
     write_pack,
 )
 from emoji_xl.captions import caption, plain_caption, with_article
-from emoji_xl.examples import CONCEPTS, STYLES
+from emoji_xl.examples import CONCEPTS, STYLES, example_caption
 from emoji_xl.recipe import MANIFEST
 from emoji_xl.sheet import spread
 
@@ -72,17 +72,17 @@ def test_manifest_names_licence_and_source_of_every_style(pictures: list[Picture
 
 
 def test_examples_are_held_out_captioned_and_credited(pictures: list[Picture]) -> None:
-    splits = {(p.style, p.concept): p.split for p in pictures}
-    for name in STYLES + CONCEPTS:
+    by_file = {p.file.removesuffix(".png").replace("/", "-"): p for p in pictures}
+    for name in [*STYLES, *CONCEPTS]:
         folder = MANIFEST.parent.parent / "examples" / name
         images = sorted(folder.glob("*.png"))
         assert len(images) in (range(24, 33) if name in STYLES else range(5, 8))
         credit_text = (folder / "CREDITS.md").read_text()
         for image in images:
-            concept, style = image.with_suffix(".txt").read_text().split(", ")
-            pair = style.removesuffix(" style\n"), concept
-            assert splits[pair] == ("style" if name in STYLES else "concept")
-            assert f"`{pair[0]}-*.png`" in credit_text
+            picture = by_file[image.stem]
+            assert picture.split == ("style" if name in STYLES else "concept")
+            assert image.with_suffix(".txt").read_text() == example_caption(picture) + "\n"
+            assert f"`{picture.style}-*.png`" in credit_text
             assert Image.open(image).size == (128, 128)
 
 
