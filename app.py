@@ -21,8 +21,10 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Load the base and serve the page until Ctrl+C."""
     options = arguments()
-    # Both are read while the packages below are imported.
+    # All are read while the packages below are imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # transformers otherwise greets everybody with remarks on torchvision.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if Path(options.base).exists():
         os.environ["HF_HUB_OFFLINE"] = "1"
     from rich.console import Console

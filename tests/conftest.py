@@ -1,6 +1,10 @@
 """A tiny SDXL pipeline with random weights: what most tests run on."""
 
+import os
 from pathlib import Path
+
+# Read when torch is imported: idle OpenMP threads that spin starve a shared machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
