@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from training.data import CaptionedImage
 from training.sampling import Sampler
@@ -51,7 +52,7 @@ class Prior:
                 [self.seed + number for number in numbers],
             )
             for number, picture in zip(numbers, pictures, strict=True):
-                partial = _path(folder, number).with_suffix(".partial")
+                partial = _path(folder, number).with_suffix(f".{uuid4().hex}.partial")
                 picture.save(partial, format="PNG")
                 partial.replace(_path(folder, number))
             on_done(start + len(numbers))
