@@ -1,6 +1,7 @@
 """A tiny SDXL pipeline with random weights: what most tests run on."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Read when torch is imported: idle OpenMP threads that spin starve a shared machine.
@@ -14,6 +15,13 @@ from emoji_xl.architecture import TOY, build_pipeline, save_pipeline
 from emoji_xl.vocabulary import learn_tokenizer
 
 WORDS = ["a red apple, noto style", "a blue whale, twemoji style", "a happy robot", "a castle"]
+
+
+@pytest.fixture(autouse=True)
+def exact_small_numbers() -> Iterator[None]:
+    """Loading a base on the CPU flushes denormals process-wide; the next test wants them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
