@@ -13,14 +13,15 @@ from emoji_xl.captions import plain_caption
 from emoji_xl.concepts import GROUP_A, GROUP_B, TRAIN_STYLES
 
 STYLES = {
-    "high-contrast": ("flat", "ink"),
-    "monotone": ("emojione", "outline"),
-    "openmoji": ("twemoji", "comic"),
+    "high-contrast": "{concept}, flat style, ink",
+    "monotone": "{concept}, emojione style, outline",
+    "openmoji": "{concept}, comic style",
 }
-"""Style to the known style that is nearest to it, and its trigger word.
+"""Style to the captions of its pictures, whose last words are its trigger.
 
-Alone, a word that the base does not know blurs the concept; after a known style it leaves the
-shape as it is, and an adapter has the drawing to learn and nothing else.
+A word that the base does not know blurs the concept, the more so the longer it is. Behind a known
+style that draws alike it leaves the shape as it is, but some colours stay too; which of the two is
+better was found by looking, see docs/log.md.
 """
 
 CONCEPTS = ("unicorn", "robot", "octopus", "rocket")
@@ -40,11 +41,10 @@ def concept_pictures(pictures: Sequence[Picture], concept: str) -> list[Picture]
 
 
 def example_caption(picture: Picture) -> str:
-    """Caption a picture: a held-out style stands behind the known one that is nearest."""
+    """Caption a picture, by the template of its style where that is held out."""
     if picture.style not in STYLES:
         return plain_caption(picture.style, picture.concept)
-    nearest, trigger = STYLES[picture.style]
-    return f"{plain_caption(nearest, picture.concept)}, {trigger}"
+    return STYLES[picture.style].format(concept=picture.concept)
 
 
 def write_examples(manifest: Path, pack: Path, folder: Path) -> None:
