@@ -25,7 +25,8 @@ def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     # transformers otherwise greets everybody with remarks on torchvision.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if Path(options.base).exists():
+    # A folder is all there is to read, while for a single file diffusers gets SDXL's configuration.
+    if Path(options.base).expanduser().is_dir():
         os.environ["HF_HUB_OFFLINE"] = "1"
     from rich.console import Console
 

@@ -50,9 +50,10 @@ def load_base(
     the GPU lacks it), fp16 on MPS. A single file holds no configuration: diffusers gets SDXL's
     from the hub or its cache, unless `config` names a diffusers folder with the right one.
     On CPU denormal numbers count as zero from here on, as they slow images down many times.
-    Raises `BaseModelError` that says what is wrong with `source`.
+    Raises `BaseModelError` that says what is wrong with `source`, and `SettingError` for a device
+    that is not there.
     """
-    where = torch.device(device) if device is not None else _best_device()
+    where = _usable(device) if device is not None else _best_device()
     precision = dtype if dtype is not None else _fitting_dtype(where)
     if where.type == "cpu":
         torch.set_flush_denormal(True)
@@ -126,6 +127,20 @@ def _from_file(
         )
     settings = {} if config is None else {"config": str(config)}
     return StableDiffusionXLPipeline.from_single_file(str(file), dtype=dtype, **settings)
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """The device of this name; raises `SettingError` naming those that this machine has."""
+    mps = torch.backends.mps.is_available()
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        where = None
+    if where is None or (where.index or 0) >= counts.get(where.type, 0):
+        here = ", ".join(name for name, count in counts.items() if count)
+        raise SettingError(f"there is no device {str(device)!r} here; there are: {here}")
+    return where
 
 
 def _best_device() -> torch.device:

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from shira_diffusion.components import component_modules
+from shira_diffusion.errors import SettingError
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
 from studio.engine import Engine
@@ -25,16 +27,33 @@ class Studio:
 
 
 def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None = None) -> Studio:
-    """Load the base from a folder, a file or a hub id; raises `ShiraError` if it cannot be."""
+    """Load the base from a folder, a file or a hub id; raises `ShiraError` if it cannot be.
+
+    Before that the folders below `outputs` are made, as a base may take minutes.
+    """
     outputs = outputs.absolute()
+    pictures, comparisons = outputs / "pictures", outputs / "comparisons"
+    for folder in (pictures, comparisons):
+        _make_writable(folder)
     pipe = load_base(base, device=device)
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
     return Studio(
         engine=Engine(pipe, library, name=Path(base).resolve().name.removesuffix(".safetensors")),
         library=library,
-        pictures=PictureStore(outputs / "pictures"),
-        comparisons=outputs / "comparisons",
+        pictures=PictureStore(pictures),
+        comparisons=comparisons,
         outputs=outputs,
         stops=StopFlags(),
     )
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingError(
+            f"nothing can be written into {folder} ({error.strerror}); choose another --outputs"
+        ) from error

@@ -52,9 +52,9 @@ class StopFlags:
         self._flags: dict[str, threading.Event] = {}
 
     def arm(self, owner: str) -> None:
-        """Give `owner` a fresh, lowered flag."""
+        """Lower the flag of `owner`; a job of theirs that runs already keeps hearing it."""
         with self._lock:
-            self._flags[owner] = threading.Event()
+            self._flags.setdefault(owner, threading.Event()).clear()
 
     def flag(self, owner: str) -> threading.Event:
         """The flag of `owner`; a lowered one if none was armed."""

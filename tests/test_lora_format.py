@@ -261,6 +261,7 @@ def test_older_names(tmp_path: Path, down: str) -> None:
         (one_layer(down=(3, 5)), {}, "do not multiply"),
         (one_layer(down=(0, 5), up=(4, 0)), {}, "do not multiply"),
         (one_layer(down=(2,)), {}, "do not multiply"),
+        (one_layer(up=(0, 2, 3, 3), down=(2, 5, 1, 1)), {}, "do not multiply"),
         (one_layer(up=(4, 2, 3, 3), down=(2, 5, 3, 3)), {}, "do not multiply"),
         (one_layer(down=(1, 2**15), up=(2**15, 1)), {}, "claims a weight"),
         ({"unet.a.to_q.lora_A.weight": torch.ones(2, 5)}, {}, "lacks one"),
@@ -273,6 +274,7 @@ def test_older_names(tmp_path: Path, down: str) -> None:
         (one_layer(), {"lora_adapter_metadata": "["}, "JSON"),
         (one_layer(), {"lora_adapter_metadata": "3"}, "JSON object"),
         (one_layer(), {"lora_adapter_metadata": '{"unet.lora_alpha": "x"}'}, "alpha"),
+        (one_layer(), {"lora_adapter_metadata": f'{{"unet.lora_alpha": {"9" * 400}}}'}, "alpha"),
         (one_layer(), {"lora_adapter_metadata": '{"unet.use_dora": true}'}, "DoRA"),
         (one_layer(), {"shira.info": "{}"}, "damaged"),
         (

@@ -166,6 +166,12 @@ def test_bad_sources(tmp_path: Path, toy_base: Path) -> None:
         load_base(tmp_path / "a.safetensors", config=toy_base)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cpu:1"])
+def test_a_device_that_is_not_there(toy_base: Path, device: str) -> None:
+    with pytest.raises(SettingError, match=f"'{device}' here; there are: cpu"):
+        load_base(toy_base, device=device)
+
+
 def test_bad_folders(tmp_path: Path, toy_base: Path) -> None:
     folder = tmp_path / "base"
     shutil.copytree(toy_base, folder)

@@ -1,5 +1,6 @@
 """The studio as programs and the command line meet it: endpoints, files, errors."""
 
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -168,7 +169,7 @@ def test_texts_from_files_are_never_markup(studio: Studio) -> None:
 def run_app(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     """What `python app.py` leaves behind when it cannot start."""
     monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         with pytest.raises(SystemExit) as ended:
@@ -185,6 +186,25 @@ def test_a_missing_base_is_one_clear_sentence(
     message = run_app(monkeypatch, "--base", base, "--outputs", str(tmp_path))
     assert message.startswith("The studio cannot start")
     assert base in message
+
+
+def test_outputs_that_cannot_be_written_are_said_before_the_base_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    message = run_app(monkeypatch, "--base", "nowhere", "--outputs", str(tmp_path / "file"))
+    assert "nothing can be written" in message
+    assert "--outputs" in message
+
+
+@pytest.mark.parametrize(("base", "offline"), [("", "1"), ("model.safetensors", "0")])
+def test_only_a_folder_keeps_the_hub_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, offline: str
+) -> None:
+    (tmp_path / "model.safetensors").write_text("")
+    (tmp_path / "file").write_text("")
+    run_app(monkeypatch, "--base", str(tmp_path / base), "--outputs", str(tmp_path / "file"))
+    assert os.environ["HF_HUB_OFFLINE"] == offline
 
 
 def test_a_port_in_use_is_one_clear_sentence(

@@ -100,7 +100,7 @@ def _product(layer: str, parts: Mapping[str, Tensor], settings: Mapping[str, Any
     fits = down.dim() in (2, 4) and up.dim() == down.dim() and up.shape[1] == rank > 0
     if (
         not fits
-        or up[0, 0].numel() != 1
+        or math.prod(up.shape[2:]) != 1
         or not (down.is_floating_point() and up.is_floating_point())
     ):
         raise FormatError(
@@ -122,9 +122,13 @@ def _scale(layer: str, rank: int, stored: Tensor | None, settings: Mapping[str, 
             alpha = special
     if stored is not None:
         alpha = stored.item() if stored.numel() == 1 else None
-    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    try:
+        number = float(alpha) if isinstance(alpha, (int, float)) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise FormatError(f"the alpha of {layer!r} is not a number")
-    return alpha / (math.sqrt(rank) if settings.get(f"{component}.use_rslora") else rank)
+    return number / (math.sqrt(rank) if settings.get(f"{component}.use_rslora") else rank)
 
 
 def _peft_settings(stated: Mapping[str, str]) -> Mapping[str, Any]:
