@@ -52,7 +52,7 @@ def train(toy_base: Path, tmp_path: Path) -> Train:
     for name, color in (("castle", "black"), ("robot", "grey")):
         Image.new("RGB", (40, 32), color).save(tmp_path / "ink" / f"{name}.png")
         (tmp_path / "ink" / f"{name}.txt").write_text(f"a {name}, ink style")
-    (tmp_path / "ink" / "CREDITS.md").write_text("Drawn by Ada, CC0.")
+    (tmp_path / "ink" / "CREDITS.md").write_text("# Credits\n\nDrawn by Ada, CC0.\n")
     preset = tmp_path / "preset.toml"
     preset.write_text(PRESET.format(base=toy_base.as_posix(), root=tmp_path.as_posix()))
 
@@ -98,6 +98,8 @@ def test_run_yields_an_adapter_that_changes_pictures(
 
     card = (folder / "card.md").read_text()
     assert all(part in card for part in ("`ink style`", "Drawn by Ada", "AdapterSwitcher", "0.2"))
+    assert "## Data\nDrawn by Ada, CC0.\n" in card
+    assert "| prior_images | 2 |" in card
     assert str(tmp_path) not in card
     with Image.open(folder / "thumbnail.png") as thumbnail:
         assert thumbnail.size == (32, 32)
@@ -265,6 +267,7 @@ def test_failing_samples_do_not_lose_the_run(
     monkeypatch.setattr(Sampler, "draw", fail)
     assert train(sample_every=2, prior_weight=0) == 0
     assert sorted(files(tmp_path / "adapters" / "ink")) == ["adapter.safetensors", "card.md"]
+    assert "prior_" not in (tmp_path / "adapters" / "ink" / "card.md").read_text()
     warnings = [e["message"] for e in events(tmp_path / "runs" / "ink") if e["event"] == "warning"]
     assert warnings == [f"samples of step {step} are missing: no room" for step in (2, 4)]
 

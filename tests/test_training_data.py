@@ -132,6 +132,8 @@ def test_all_faults_of_metadata_are_reported(tmp_path: Path) -> None:
     ("captions", "shared"),
     [
         (["a cat, ink style", "two dogs, ink style"], "ink style"),
+        (["lion, flat style, ink", "red car, flat style, ink"], "flat style, ink"),
+        (["flat style, ink. A lion", "Flat, flat style, ink, car"], "flat style, ink"),
         (["sks dog on a mat", "the sks dog"], "sks dog"),
         (["same words"], "same words"),
         (["b c", "d e"], ""),

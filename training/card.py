@@ -19,7 +19,7 @@ def write_card(info: AdapterInfo, *, prompts: Sequence[str], credit: str) -> str
         f"`StableDiffusionXLPipeline` of {info.base_model}:\n{_snippet(info)}",
         _prompts(prompts),
         _table("Training", info),
-        f"## Data\n{credit.strip()}" if credit else "",
+        f"## Data\n{text}" if (text := _without_heading(credit)) else "",
         f"## Licence\n{info.license}" if info.license else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -30,6 +30,12 @@ def read_credit(folder: Path) -> str:
     paths = (folder / name for name in CREDITS)
     found = next((path for path in paths if path.is_file()), None)
     return found.read_text(encoding="utf-8", errors="replace") if found else ""
+
+
+def _without_heading(text: str) -> str:
+    """Drop the title of a text that goes under a heading of the card."""
+    first, _, rest = text.strip().partition("\n")
+    return rest.strip() if first.startswith("# ") else text.strip()
 
 
 def _kind(info: AdapterInfo) -> str:

@@ -135,6 +135,11 @@ class Config:
     checkpoint_every: int = setting(50, "steps between checkpoints", at_least(1), free=True)
     keep_checkpoints: int = setting(2, "how many checkpoints stay", at_least(1), free=True)
 
+    @property
+    def keeps_prior(self) -> bool:
+        """Whether class images of the base are trained on, too."""
+        return bool(self.prior_prompts) and self.prior_weight > 0
+
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 

@@ -15,6 +15,7 @@ from training.images import SUFFIXES, UNREADABLE, open_image
 
 METADATA = "metadata.jsonl"
 _ARTICLES = ("a", "an", "the")
+_PUNCTUATION = ",.;:!?"
 CAPTION_KEYS = ("text", "caption", "prompt")
 # Common formats that Pillow does not read: worth a word, not a silent skip.
 UNSUPPORTED = frozenset({".heic", ".heif", ".avif", ".svg", ".psd", ".jxl", ".raw", ".dng"})
@@ -86,21 +87,23 @@ def read_folder(
 def shared_words(captions: Sequence[str]) -> str:
     """Return the longest run of words that all captions share, "" when there is none.
 
-    It is what captions such as "a cat, ink style", "a boat, ink style" turn on. Punctuation and
-    articles do not count; of equally long runs the first of the shortest caption is taken.
+    It is what captions such as "a cat, ink style", "a boat, ink style" turn on. Captions are
+    compared without punctuation and no run starts with an article; of equally long runs the first
+    of the shortest caption is taken, as it is written there but for punctuation at its ends.
     """
-    plain = [[word.strip(",.;:!?") for word in caption.split()] for caption in captions]
-    shortest = min(plain, key=len)
+    written = min((caption.split() for caption in captions), key=len)
+    plain = [[word.strip(_PUNCTUATION) for word in caption.split()] for caption in captions]
+    shortest = [word.strip(_PUNCTUATION) for word in written]
     texts = [f" {' '.join(words)} " for words in plain]
-    best: list[str] = []
+    best = range(0)
     for start, first in enumerate(shortest):
         for end in range(len(shortest), start, -1):
             run = shortest[start:end]
             if len(run) <= len(best) or first in _ARTICLES:
                 break
             if all(f" {' '.join(run)} " in text for text in texts):
-                best = run
-    return " ".join(best)
+                best = range(start, end)
+    return " ".join(written[place] for place in best).strip(_PUNCTUATION + " ")
 
 
 def _captioned(

@@ -69,7 +69,7 @@ def describe(
     config: Config, dataset: Dataset, fingerprint: str, facts: Mapping[str, str]
 ) -> AdapterInfo:
     """Return what the adapter's file says about itself; no path of this machine is in it."""
-    keys = _COMMON + _BY_METHOD[config.method] + (_PRIOR if config.prior_prompts else ())
+    keys = _COMMON + _BY_METHOD[config.method] + (_PRIOR if config.keeps_prior else ())
     training = {key: _text(getattr(config, key)) for key in keys}
     training |= facts
     training |= {"data": dataset.folder.resolve().name, "images": str(len(dataset.images))}

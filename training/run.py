@@ -69,7 +69,7 @@ def _out_of_memory(config: Config) -> str:
     if config.batch > 1:
         smaller = f"batch={config.batch // 2} accumulation={config.accumulation * 2}"
         remedies.append(smaller)
-    if config.prior_prompts and config.prior_batch > 1:
+    if config.keeps_prior and config.prior_batch > 1:
         remedies.append(f"prior_batch={config.prior_batch // 2}")
     if not config.gradient_checkpointing:
         remedies.append("gradient_checkpointing=true")

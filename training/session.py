@@ -115,7 +115,7 @@ class Session:
         """Encode the data and, for prior preservation, the class images that the base draws."""
         config, machine = self._config, self._machine
         with machine.main_first(), encoders_at_hand(self._pipe, machine):
-            priors = self._class_images() if config.prior_prompts and config.prior_weight else []
+            priors = self._class_images() if config.keeps_prior else []
             cache = TensorCache(Path(config.cache_dir) / "tensors")
             own_sizes = config.size_conditioning == "image"
             encoder = Encoder(self._pipe, cache, self._side, own_sizes=own_sizes)
