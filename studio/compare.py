@@ -89,11 +89,13 @@ def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice) -> Grid:
 def _known(library: AdapterLibrary, cell: Cell) -> Cell:
     for name in cell.mix:
         try:
-            library.find(name)
+            entry = library.find(name)
         except UnknownAdapterError:
             return replace(cell, problem=f"No LoRA twin here: the library has no {name!r}.")
         except ShiraError as error:
             return replace(cell, problem=str(error))
+        if cell.method == METHODS[1] and entry.info.method != LORA:
+            return replace(cell, problem=f"No LoRA twin here: {name!r} is not a LoRA.")
     return cell
 
 
@@ -113,8 +115,9 @@ def run(
     """
     target = folder / new_name()
     target.mkdir(parents=True)
-    for index, cell in enumerate(grid.cells):
-        if grid.cells[index].picture or cell.problem:
+    for index in range(len(grid.cells)):
+        cell = grid.cells[index]  # as it is by now: shared cells are filled ahead of their turn
+        if cell.picture or cell.problem:
             continue
         grid = replace(grid, at=index, step=None)
         report(grid)

@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from shira_diffusion import Adapter, AdapterInfo
+from shira_diffusion import Adapter, AdapterInfo, formats
 from shira_diffusion.errors import ShiraError, UnknownAdapterError, nearest
-from shira_diffusion.formats import metadata
 from studio.errors import BrokenAdapterError
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -93,9 +90,9 @@ class AdapterLibrary:
             folders = sorted(path for path in self.folder.iterdir() if _is_adapter_folder(path))
         except OSError:
             folders = []
-        found = {folder.name: self._judged(_read_entry(folder)) for folder in folders}
+        found = [self._judged(_read_entry(folder)) for folder in folders]
         with self._lock:
-            self._entries = found
+            self._entries = {entry.name: entry for entry in found}
         return self.entries
 
     def _judged(self, entry: Entry) -> Entry:
@@ -145,11 +142,12 @@ class AdapterLibrary:
         try:
             return Adapter.load(entry.folder / ADAPTER_FILE)
         except (ShiraError, OSError) as error:
+            problem = _told(error, entry.folder)
             with self._lock:
-                self._faults[entry.name, entry.stamp] = str(error)
-                self._entries[entry.name] = replace(entry, problem=str(error))
+                self._faults[entry.name, entry.stamp] = problem
+                self._entries[entry.name] = replace(entry, problem=problem)
             raise BrokenAdapterError(
-                f"The adapter {entry.name!r} cannot be used: {error}"
+                f"The adapter {entry.name!r} cannot be used: {problem}"
             ) from error
 
 
@@ -167,29 +165,19 @@ def _stamp(folder: Path) -> Stamp:
 
 
 def _read_entry(folder: Path) -> Entry:
-    path = folder / ADAPTER_FILE
-    unread = AdapterInfo(name=folder.name.encode(errors="replace").decode(), method="")
+    name = folder.name.encode(errors="backslashreplace").decode()
+    unread = AdapterInfo(name=name, method="")
+    if name != folder.name:
+        return Entry(name, folder, unread, problem="its name is not UTF-8: rename the folder")
     stamp = _stamp(folder)
     if stamp == MISSING:
-        problem = f"there is no {ADAPTER_FILE} in its folder"
-        return Entry(folder.name, folder, unread, problem=problem)
+        return Entry(name, folder, unread, problem=f"there is no {ADAPTER_FILE} in its folder")
     try:
-        return Entry(folder.name, folder, _read_info(path), stamp)
-    except (SafetensorError, OSError) as error:
-        problem = f"{ADAPTER_FILE} is not a whole safetensors file ({error})"
+        return Entry(name, folder, formats.read_info(folder / ADAPTER_FILE), stamp)
     except ShiraError as error:
-        problem = str(error)
-    return Entry(folder.name, folder, unread, stamp, problem)
+        return Entry(name, folder, unread, stamp, _told(error, folder))
 
 
-def _read_info(path: Path) -> AdapterInfo:
-    with safe_open(path, framework="pt") as file:
-        known = metadata.decode(file.metadata() or {})
-        names = list(file.keys())
-    if known is not None:
-        return known
-    return AdapterInfo(name=path.parent.name, method=LORA if _looks_like_lora(names) else "")
-
-
-def _looks_like_lora(names: list[str]) -> bool:
-    return any("lora" in name.lower() for name in names)
+def _told(error: Exception, folder: Path) -> str:
+    # The page may be open to others, whom this machine's folders do not concern.
+    return str(error).replace(str(folder / ADAPTER_FILE), ADAPTER_FILE)

@@ -1,18 +1,20 @@
 """The grid of SHiRA and LoRA: every cell exact, failures kept to themselves."""
 
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from studio_toys import SIDE, make_studio, recipe
+from studio_toys import SIDE, make_library, make_studio, recipe
 
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
 from studio import compare
 from studio.compare import Choice, Grid
 from studio.errors import StoppedError
 from studio.infotext import RECORD_KEY, from_json
+from studio.library import AdapterLibrary
 from studio.service import Studio
 from studio.sheet import CELL, GAP, LABEL, SheetCell, contact_sheet
 
@@ -76,6 +78,31 @@ def test_a_cell_that_fails_does_not_hold_up_the_others(
     grid = compare.run(studio.engine, planned(studio), studio.comparisons, report=lambda _: None)
     assert [cell.problem for cell in grid.cells] == ["", "out of ink", "", "", "", "", "", ""]
     assert grid.done == 8
+
+
+def test_a_base_that_fails_is_not_tried_again_for_the_other_row(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def fail(given: object, **_: object) -> object:
+        tried.append(given.mix)
+        raise ShiraError("out of luck")
+
+    monkeypatch.setattr(studio.engine, "generate", fail)
+    grid = compare.run(studio.engine, planned(studio), studio.comparisons, report=lambda _: None)
+    assert tried.count({}) == 1
+    assert [cell.problem for cell in grid.cells] == ["out of luck"] * 8
+
+
+def test_a_twin_that_is_no_lora_stays_out_of_the_lora_row(toy_base: Path, tmp_path: Path) -> None:
+    library = make_library(toy_base, tmp_path)
+    shutil.rmtree(library / "ink-lora")
+    shutil.copytree(library / "lonely", library / "ink-lora")
+    grid = compare.plan(AdapterLibrary(library), recipe(), Choice("ink"), Choice("robot"))
+    problems = [bool(cell.problem) for cell in grid.cells]
+    assert problems == [False] * 5 + [True, False, True]
+    assert "not a LoRA" in grid.cells[5].problem
 
 
 def test_a_stop_keeps_what_was_done(studio: Studio, tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 import hashlib
 import json
+import os
 import struct
+import sys
 from pathlib import Path
 
+import orjson
 import pytest
+import torch
+from safetensors.torch import save_file
 from studio_toys import HOSTILE, make_library
 
 from shira_diffusion import Adapter, AdapterInfo
@@ -79,7 +84,27 @@ def test_a_lora_file_of_others_is_named_after_its_folder(tmp_path: Path) -> None
     content = struct.pack("<Q", len(header)) + header + b"\0\0\0\0"
     (tmp_path / "sketch" / "adapter.safetensors").write_bytes(content)
     (entry,) = AdapterLibrary(tmp_path).entries
-    assert entry.info == AdapterInfo(name="sketch", method="lora")
+    assert (entry.name, entry.title, entry.info.method) == ("sketch", "sketch", "lora")
+    assert entry.problem == ""
+
+
+def test_a_file_of_another_kind_is_broken_at_once(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    weights = {"unet.lora_like.weight": torch.ones(1)}
+    save_file(weights, tmp_path / "unet" / "adapter.safetensors")
+    (entry,) = AdapterLibrary(tmp_path).entries
+    assert entry.problem.startswith("adapter.safetensors: it is neither a SHiRA adapter nor a LoRA")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_folder_whose_name_is_not_utf8_is_listed_and_can_be_sent_to_a_page(
+    folder: Path,
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (folder / "ink").rename(folder / name)
+    entry = {entry.name: entry for entry in AdapterLibrary(folder).entries}["caf\\udce9"]
+    assert "rename the folder" in entry.problem
+    orjson.dumps([entry.name, entry.title, entry.problem])
 
 
 def test_a_header_that_claims_five_gigabytes_is_refused(tmp_path: Path) -> None:

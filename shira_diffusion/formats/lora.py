@@ -59,7 +59,7 @@ def load(path: str | Path) -> Adapter:
             deltas[f"{layer}.weight"] = SparseDelta(
                 every_index[numel], change.flatten(), tuple(change.shape)
             )
-        return Adapter(deltas, metadata.decode(file.metadata) or _foreign_info(path, file.metadata))
+        return Adapter(deltas, metadata.decode(file.metadata) or foreign_info(path, file.metadata))
     except ShiraError as error:
         raise FormatError(f"{path}: {error}; get a plain LoRA for SDXL") from error
 
@@ -142,7 +142,7 @@ def _peft_settings(stated: Mapping[str, str]) -> Mapping[str, Any]:
     return settings
 
 
-def _foreign_info(path: Path, stated: Mapping[str, str]) -> AdapterInfo:
+def foreign_info(path: Path, stated: Mapping[str, str]) -> AdapterInfo:
     """What a LoRA that we did not write says about itself, by ModelSpec's and kohya's keys."""
 
     def spec(key: str) -> str:
