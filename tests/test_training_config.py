@@ -62,7 +62,15 @@ def test_method_table_wins_over_the_top_and_overrides_over_both(tmp_path: Path) 
 
 def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     path = preset(tmp_path, 'stepps = 4\ndensity = 2.0\nbatch = "four"\n[lora]\nrank = "high"\n')
-    overrides = ["maks=rand", "mask=rnad", "steps=0", "lr=nan", "novalue", "name=a/b"]
+    overrides = [
+        "maks=rand",
+        "mask=rnad",
+        "steps=0",
+        "lr=nan",
+        "novalue",
+        "name=a/b",
+        "seed=2026-11-23",
+    ]
     overrides += ["weight_decay=0.1"]
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides)
@@ -78,11 +86,26 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
         "lr = NaN",
         "--set novalue: write it as key=value",
         'name = "a/b" is not a plain folder name',
+        'seed = "2026-11-23" is not a whole number',
         "data is missing",
         "weight_decay must be 0 with shira",
     ):
         assert part in message
-    assert len(message.splitlines()) == 13
+    assert len(message.splitlines()) == 14
+
+
+@pytest.mark.parametrize("data", ["pictures/_ink", ".ink", "/", "a:b"])
+@pytest.mark.parametrize("method", ["shira", "lora"])
+def test_data_folder_that_cannot_name_an_adapter_needs_a_name(
+    tmp_path: Path, data: str, method: str
+) -> None:
+    path = preset(tmp_path, "")
+    overrides = [f"data={data}", f"method={method}"]
+    with pytest.raises(ConfigError, match="cannot be the adapter's; set name="):
+        load_config(path, overrides)
+    assert load_config(path, [*overrides, "name=ink"]).name == "ink"
+    with pytest.raises(ConfigError, match="not a plain folder name"):
+        load_config(path, [*overrides, "name=_ink"])
 
 
 def test_true_is_no_number(tmp_path: Path) -> None:

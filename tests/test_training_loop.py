@@ -307,6 +307,29 @@ def test_lora_file_is_the_same_to_diffusers_and_to_us(toy_base: Path, tmp_path: 
     assert (trained - base).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_gradient_of_a_good_loss_stops_before_it_is_applied(
+    toy_pipe: StableDiffusionXLPipeline, monkeypatch: pytest.MonkeyPatch, clip: float, bad: float
+) -> None:
+    accumulate = Loop._accumulate
+
+    def spoilt(self: Loop) -> float:
+        loss = accumulate(self)
+        self._values[0].grad[0] = bad
+        return loss
+
+    monkeypatch.setattr(Loop, "_accumulate", spoilt)
+    config = settings(clip=clip)
+    method = methods.create(config, toy_pipe.unet, no_gradients, None)
+    before = [value.detach().clone() for value in method.parameters()]
+    loop = Loop(config, method, Objective.of(toy_pipe, CPU), make_batches(toy_pipe), CPU)
+    with pytest.raises(TrainingError, match=r"gradient's norm became (nan|inf) at step 1"):
+        next(loop.run())
+    for left, right in zip(before, method.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
 def test_diverging_training_stops_with_a_remedy(toy_pipe: StableDiffusionXLPipeline) -> None:
     with pytest.raises(TrainingError, match="Set a lower lr than 1e\\+30"):
         train(toy_pipe, settings(lr=1e30), make_batches(toy_pipe))

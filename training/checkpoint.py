@@ -37,7 +37,7 @@ class Checkpoints:
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write the state after `step`, then drop the oldest ones beyond `keep`."""
         path = self._path(step)
-        if path.exists():
+        if step in self.steps():
             return path
         self.folder.mkdir(parents=True, exist_ok=True)
         for partial in self.folder.glob(".*.partial"):
@@ -48,6 +48,8 @@ class Checkpoints:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():  # without its state, else it were among the steps
+            shutil.rmtree(path)
         partial.rename(path)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self._path(old))

@@ -42,9 +42,11 @@ def is_rank(value: int | str) -> str:
 
 def is_folder_name(value: str) -> str:
     """Check a name that becomes a folder."""
-    plain = not value.startswith(".") and not set(value) & set('/\\:*?"<>|')
+    plain = not value.startswith((".", "_")) and not set(value) & set('/\\:*?"<>|')
     return (
-        "" if plain else 'is not a plain folder name (no leading dot, none of / \\ : * ? " < > |)'
+        ""
+        if plain
+        else 'is not a plain folder name (no leading . or _, none of / \\ : * ? " < > |)'
     )
 
 

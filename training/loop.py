@@ -61,11 +61,7 @@ class Loop:
         while self.step < self._config.steps:
             started = time.perf_counter()
             loss = self._accumulate()
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"The loss became {loss} at step {self.step + 1}. Set a lower lr than "
-                    f"{self._config.lr:g}, or a warmup; the last checkpoint is untouched."
-                )
+            self._check_finite("loss", loss)
             lr = self._schedule.get_last_lr()[0]
             self._update()
             self.step += 1
@@ -98,12 +94,19 @@ class Loop:
         return float(total)
 
     def _update(self) -> None:
-        if self._config.clip:
-            nn.utils.clip_grad_norm_(self._values, self._config.clip)
+        norm = nn.utils.clip_grad_norm_(self._values, self._config.clip or math.inf)
+        self._check_finite("gradient's norm", float(norm))
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
         self._method.write()
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The {what} became {value} at step {self.step + 1}. Set a lower lr than "
+                f"{self._config.lr:g}, or a warmup; the last checkpoint is untouched."
+            )
 
 
 def _gradients(values: list[nn.Parameter]) -> list[Tensor]:

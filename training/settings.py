@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from training.config import FIELDS, METHODS, Config, nearest, resolve
+from training.config import FIELDS, METHODS, Config, is_folder_name, nearest, resolve
 from training.errors import ConfigError, bullets
 
 PRESETS = Path(__file__).parent / "presets"
@@ -37,6 +37,8 @@ def load_config(preset: str | Path, overrides: Sequence[str] = ()) -> Config:
     settings |= tables.get(method, {}) | given
     if not settings.get("data"):
         faults.messages.append("data is missing: name the image folder with --set data=FOLDER")
+    elif not settings.get("name"):
+        faults.check_folder_as_name(settings["data"])
     if method == "shira" and settings.get("weight_decay"):
         faults.messages.append(
             "weight_decay must be 0 with shira: it would pull at the weights, not at their change"
@@ -84,6 +86,16 @@ class _Faults:
                 parsed[key] = value
         return parsed
 
+    def check_folder_as_name(self, data: str) -> None:
+        """Check that the data folder's own name can be the adapter's."""
+        folder = Path(data).resolve().name
+        fault = is_folder_name(folder) if folder else "is empty"
+        if fault:
+            self.messages.append(
+                f"data = {json.dumps(data)}: the folder's name, {json.dumps(folder)}, {fault}, so "
+                "it cannot be the adapter's; set name="
+            )
+
     def _value(self, source: str, key: str, value: Any) -> Any:
         field = FIELDS.get(key)
         if field is None:
@@ -96,7 +108,7 @@ class _Faults:
             else field.metadata["check"](converted)
         )
         if fault:
-            self.messages.append(f"{source}: {key} = {json.dumps(value)} {fault}")
+            self.messages.append(f"{source}: {key} = {json.dumps(value, default=str)} {fault}")
             return None
         return converted
 
