@@ -292,15 +292,18 @@ def test_running_out_of_memory_names_the_settings_to_change(
 
 
 def test_failing_export_leaves_no_half_adapter_and_can_be_resumed(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
     with monkeypatch.context() as broken:
         broken.setattr(Destination, "_take_place", fail)
-        with pytest.raises(OSError, match="disk full"):
-            train()
+        assert train() == 2
+    assert f"{tmp_path / 'runs' / 'ink'}: disk full" in capsys.readouterr().err
     assert events(tmp_path / "runs" / "ink")[-1] | {"time": ""} == {
         "time": "",
         "event": "failed",
@@ -309,6 +312,66 @@ def test_failing_export_leaves_no_half_adapter_and_can_be_resumed(
     assert not list((tmp_path / "adapters").iterdir())
     assert train("--resume") == 0
     assert (tmp_path / "adapters" / "ink" / "adapter.safetensors").is_file()
+
+
+def test_failing_replacement_puts_the_former_adapter_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, partial = tmp_path / "ink", tmp_path / ".ink.partial"
+    for place in (folder, partial):
+        place.mkdir()
+        (place / "card.md").write_text(place.name)
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self == partial:
+            raise OSError("disk full")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="disk full"):
+        Destination(folder, replace=True)._take_place(partial)
+    assert files(tmp_path) == {"ink/card.md": b"ink", ".ink.partial/card.md": b".ink.partial"}
+
+
+def test_resumed_run_does_not_replace_an_adapter_elsewhere(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train() == 0
+    stranger = tmp_path / "other" / "ink"
+    stranger.mkdir(parents=True)
+    (stranger / "precious").touch()
+    assert train("--resume", adapters_dir=tmp_path / "other") == 2
+    assert "already an adapter" in capsys.readouterr().err
+    assert files(stranger) == {"precious": b""}
+
+
+@pytest.mark.parametrize("overwrite", ["true", "false"])
+@pytest.mark.parametrize("config", [None, '{"architectures": []}', "no json"])
+def test_files_that_no_run_wrote_are_kept(
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    overwrite: str,
+    config: str | None,
+) -> None:
+    folder = tmp_path / "holiday"
+    (folder / "samples").mkdir(parents=True)
+    (folder / "samples" / "precious.png").touch()
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    before = files(tmp_path)
+    assert train(run=folder, overwrite=overwrite) == 2
+    assert "Choose another run folder with run=" in capsys.readouterr().err
+    assert files(tmp_path) == before
+
+
+def test_run_folder_that_cannot_be_written_is_named(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert train(run=tmp_path / "file" / "ink") == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'file' / 'ink'}: Not a directory.")
 
 
 def test_interrupt_finishes_the_step_saves_and_says_how_to_go_on(

@@ -202,6 +202,7 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
         ((64, 160), Framing((160, 64), (24, 0), (32, 32))),
         ((8, 16), Framing((16, 8), (16, 0), (32, 32))),
         ((1000, 1), Framing((1, 1000), (0, 15984), (32, 32))),
+        ((1, 65535), Framing((65535, 1), (1048544, 0), (32, 32))),
     ],
 )
 def test_square_and_its_framing(size: tuple[int, int], framing: Framing) -> None:
@@ -216,6 +217,18 @@ def test_square_is_the_middle_of_the_scaled_image() -> None:
     stripes.paste(RED, (32, 0, 64, 32))
     square, _ = fit_square(stripes, 32)
     assert torch.equal(to_pixels(square), to_pixels(Image.new("RGB", (32, 32), RED)))
+
+
+@pytest.mark.parametrize("size", [(97, 61), (61, 97), (20, 13), (33, 32), (1, 9), (500, 40)])
+def test_square_equals_a_cut_out_of_the_whole_scaled_image(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    square, framing = fit_square(image, 32)
+    scale = 32 / min(size)
+    scaled = image.resize([round(length * scale) for length in size], Image.Resampling.LANCZOS)
+    top, left = framing.crop_top_left
+    cut = scaled.crop((left, top, left + 32, top + 32))
+    assert np.abs(np.asarray(square, dtype=int) - np.asarray(cut, dtype=int)).max() <= 1
 
 
 def test_pixels_span_minus_one_to_one() -> None:

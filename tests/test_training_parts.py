@@ -222,6 +222,15 @@ def test_broken_checkpoint_names_the_remedy(tmp_path: Path) -> None:
         checkpoints.load()
 
 
+def test_checkpoint_without_its_state_is_written_anew(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    (tmp_path / "step-000005").mkdir()
+    (tmp_path / "step-000005" / "stray").touch()
+    checkpoints.save(5, {"step": 5})
+    assert checkpoints.load() == {"step": 5}
+    assert [path.name for path in tmp_path.rglob("*")] == ["step-000005", "state.pt"]
+
+
 def test_failing_save_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,11 +249,20 @@ def test_failing_save_leaves_the_last_checkpoint(
 
 def test_event_log_appends_whole_lines(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "run" / "events.jsonl")
-    assert not log.has("step")
+    assert log.find("step") == []
     log.write("started", name="ink")
     log.write("step", step=1, loss=0.5)
     rows = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert Counter(row["event"] for row in rows) == {"started": 1, "step": 1}
     assert rows[1]["loss"] == 0.5
-    assert log.has("step")
-    assert not log.has("finished")
+    assert log.find("step") == rows[1:]
+    assert log.find("finished") == []
+
+
+def test_torn_line_of_the_event_log_costs_no_other(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write("step", step=1)
+    with log.path.open("ab") as file:
+        file.write(b'{"time": "2026", "event": "st\xc3')
+    log.write("step", step=2)
+    assert [row["step"] for row in log.find("step")] == [1, 2]

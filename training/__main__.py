@@ -23,20 +23,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Their loading bars would tear up ours.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    place = options.preset
     try:
         config = load_config(options.preset, [*options.settings])
+        place = config.run
         outcome = run(config, Console(), resume=options.resume, stop_after=options.stop_after)
     except ShiraError as error:
-        Console(stderr=True).print(
-            str(error), style="red", markup=False, highlight=False, soft_wrap=True
+        _complain(str(error))
+        return REFUSED
+    except OSError as error:
+        _complain(
+            f"{error.filename or place}: {error.strerror or error}. See to it that this can be "
+            "read and written and that its disk has room."
         )
         return REFUSED
     except KeyboardInterrupt:
-        Console(stderr=True).print(
-            "Stopped at once; --resume goes on from the last checkpoint.", style="red"
-        )
+        _complain("Stopped at once; --resume goes on from the last checkpoint.")
         return INTERRUPTED
     return INTERRUPTED if outcome.interrupted else 0
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:

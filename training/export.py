@@ -61,7 +61,11 @@ class Destination:
             return
         former = partial.with_suffix(".former")
         self.folder.rename(former)
-        partial.rename(self.folder)
+        try:
+            partial.rename(self.folder)
+        except BaseException:
+            former.rename(self.folder)
+            raise
         shutil.rmtree(former)
 
 

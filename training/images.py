@@ -66,10 +66,17 @@ def fit_square(image: Image.Image, side: int) -> tuple[Image.Image, Framing]:
     scale = side / min(width, height)
     scaled = (max(side, round(width * scale)), max(side, round(height * scale)))
     left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
-    if scaled != image.size:
-        image = image.resize(scaled, Image.Resampling.LANCZOS)
-    square = image.crop((left, top, left + side, top + side))
-    return square, Framing((height, width), (top, left), (side, side))
+    framing = Framing((height, width), (top, left), (side, side))
+    if scaled == image.size:
+        return image.crop((left, top, left + side, top + side)), framing
+    # Only the square is computed: all of a scaled strip of 1 x 65535 pixels would not fit memory.
+    box = (
+        left * width / scaled[0],
+        top * height / scaled[1],
+        (left + side) * width / scaled[0],
+        (top + side) * height / scaled[1],
+    )
+    return image.resize((side, side), Image.Resampling.LANCZOS, box=box), framing
 
 
 def to_pixels(image: Image.Image) -> Tensor:

@@ -4,11 +4,15 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from training.checkpoint import Checkpoints
 from training.config import Config, differences, to_json
 from training.errors import RunError, bullets
 from training.events import EventLog
+
+# Settings that tell our config.json from those of other programs.
+_SIGNS = frozenset({"data", "name", "base", "method", "steps"})
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,10 @@ class RunFolder:
         """Raise `RunError` when this run would lose or mix up what is there already."""
         if resume:
             self._check_resume(config)
-        elif not config.overwrite:
-            self._check_fresh()
+        else:
+            self._check_own()
+            if not config.overwrite:
+                self._check_fresh()
         adapter = self.adapter(config)
         if adapter.exists() and not self.may_replace(config, resume=resume):
             raise RunError(
@@ -57,7 +63,10 @@ class RunFolder:
 
     def may_replace(self, config: Config, *, resume: bool) -> bool:
         """Whether an adapter that is there may go: it is this run's own, or the user says so."""
-        return config.overwrite or (resume and self.log.has("finished"))
+        place = self.adapter(config).resolve()
+        return config.overwrite or (
+            resume and any(Path(row["adapter"]).resolve() == place for row in self._finished())
+        )
 
     def begin(self, config: Config, *, resume: bool) -> None:
         """Make the folder ready and write the settings down; `check` comes before."""
@@ -70,10 +79,33 @@ class RunFolder:
         partial.write_text(to_json(config), encoding="utf-8")
         partial.replace(self._config)
 
+    def _finished(self) -> list[dict[str, Any]]:
+        return [row for row in self.log.find("finished") if isinstance(row.get("adapter"), str)]
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that are written down here, {} when no run has written any."""
+        try:
+            settings = json.loads(self._config.read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return {}
+        return settings if isinstance(settings, dict) and settings.keys() >= _SIGNS else {}
+
+    def _check_own(self) -> None:
+        """Raise where the files that a run writes are there but no run has written them."""
+        parts = (self._config, self.log.path, self.samples, self.checkpoints.folder)
+        strange = [part.name for part in parts if part.exists()]
+        if strange and not self._settings():
+            raise RunError(
+                f"The folder {self.path} has {', '.join(strange)}, but not from a run of this "
+                "trainer: nothing in it is replaced. Choose another run folder with run=, or move "
+                "them away."
+            )
+
     def _check_resume(self, config: Config) -> None:
-        if not self._config.is_file():
+        settings = self._settings()
+        if not settings:
             raise RunError(f"There is no run in {self.path} to resume. Start without --resume.")
-        changes = differences(json.loads(self._config.read_text(encoding="utf-8")), config)
+        changes = differences(settings, config)
         if changes:
             headline = (
                 f"The run in {self.path} was started with other settings. Resume it with the same "

@@ -244,6 +244,6 @@ class Session:
             f"the adapter is in {folder}; try it with: "
             f"python app.py --base {config.base} --adapters {config.adapters_dir}",
             "finished",
-            adapter=str(folder),
+            adapter=str(folder.resolve()),
         )
         return folder
