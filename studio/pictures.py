@@ -1,9 +1,8 @@
-"""Finished pictures on disk: written whole or not at all, under names that nobody can guess."""
+"""Finished pictures on disk: written whole or not at all, under names of their own."""
 
 import os
 import re
 import secrets
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,8 +17,9 @@ _NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{32}")
 class PictureStore:
     """A folder of PNG files that carry their settings; a picture's id is its file name's stem.
 
-    Ids start with the time in UTC, so that their order is the order of making, and end with 128
-    random bits: Gradio serves every file of the folder to whoever knows its name.
+    Ids start with the time in UTC, so that their order is the order of making, and end with random
+    bits, so that two never meet. They are no secret: every visitor of a studio sees its recent
+    pictures, whoever made them, and Gradio serves every file of the folder by its name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,13 +67,13 @@ def new_name() -> str:
 
 def write_png(image: Image.Image, path: Path, record: Record | None = None) -> None:
     """Write a PNG so that `path` never holds half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    # tempfile would make it readable for nobody else, which the finished picture should be.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             image.save(file, format="PNG", pnginfo=png_text(record) if record else None)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -58,11 +58,14 @@ def _draw_cell(
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
+    whole = CELL // max(picture.size)
+    if whole >= 2:
+        # Only a whole factor keeps every pixel of a small picture square and of one size.
+        size = picture.width * whole, picture.height * whole
+        return picture.resize(size, Image.Resampling.NEAREST)
     scale = CELL / max(picture.size)
-    # Small pictures are enlarged by whole factors with their pixels kept square.
-    resample = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
     size = round(picture.width * scale), round(picture.height * scale)
-    return picture.resize(size, resample)
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _one_line(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

@@ -1,6 +1,7 @@
 """The studio in a real browser, started by its real command, on the toy base."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -42,15 +43,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address(
-    browser: Browser, toy_base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("browser")
-    make_library(toy_base, folder / "adapters")
+def adapters(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_library(toy_base, tmp_path_factory.mktemp("browser") / "adapters")
+
+
+@pytest.fixture(scope="module")
+def address(browser: Browser, toy_base: Path, adapters: Path) -> Iterator[str]:
+    folder = adapters.parent
     address = f"http://127.0.0.1:{free_port()}/"
     options = {
         "base": toy_base,
-        "adapters": folder / "adapters",
+        "adapters": adapters,
         "outputs": folder / "outputs",
         "port": urlparse(address).port,
         "device": "cpu",
@@ -182,12 +185,22 @@ def test_an_error_is_told_in_words_and_the_page_goes_on(page: Page) -> None:
     expect(page.locator("#prompt textarea")).to_have_value("a red fox, noto style")
 
 
-def test_hostile_names_and_new_adapters_are_listed(page: Page, address: str) -> None:
+def test_hostile_names_and_new_adapters_are_listed(page: Page, adapters: Path) -> None:
     expect(page.locator(".rack-broken summary")).to_have_text("2 folders are not usable")
     page.locator(".rack-broken summary").click()
     expect(page.locator(".rack-broken")).to_contain_text(HOSTILE)
     expect(page.locator(".rack-card")).to_have_count(3)
     page.get_by_text("Show LoRA twins").click()
+    expect(page.locator(".rack-card")).to_have_count(5)
+    newcomer = adapters / "newcomer"
+    shutil.copytree(adapters / "lonely", newcomer)
+    try:
+        page.get_by_text("Rescan").click()
+        expect(page.locator(".rack-card")).to_have_count(6)
+        expect(page.locator(".rack-card[data-name=newcomer]")).to_be_visible()
+    finally:
+        shutil.rmtree(newcomer)
+    page.get_by_text("Rescan").click()
     expect(page.locator(".rack-card")).to_have_count(5)
 
 

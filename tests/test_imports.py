@@ -109,6 +109,18 @@ def test_packages_point_one_way(package: str) -> None:
         assert not tops & forbidden, f"{file} imports {sorted(tops & forbidden)}"
 
 
+def test_only_the_page_knows_gradio() -> None:
+    files = [file for package in ARROWS for file in modules(ROOT / package)]
+    found = {
+        file.relative_to(ROOT).as_posix()
+        for file in files
+        if "gradio" in {name.partition(".")[0] for name in imported(file)}
+    }
+    assert "studio/page.py" in found
+    outside = found - {"studio/page.py", "studio/theme.py"}
+    assert all(name.startswith("studio/tabs/") for name in outside), outside
+
+
 @pytest.mark.parametrize("file", modules(LIBRARY), ids=library_name)
 def test_the_library_reads_no_pickle(file: Path) -> None:
     text = file.read_text(encoding="utf-8").replace("safetensors.torch.load(", "")

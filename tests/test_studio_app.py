@@ -16,11 +16,13 @@ from PIL import Image
 from studio_toys import HOSTILE, SIDE, free_port, make_studio, recipe
 
 import app
+from shira_diffusion import Adapter, AdapterInfo
 from studio.infotext import RECORD_KEY, Record, from_json
+from studio.library import AdapterLibrary
 from studio.page import serve
 from studio.service import Studio
 from studio.tabs import fragments
-from studio.tabs.compare import adapter_choices
+from studio.tabs.compare import adapter_choices, proposed_pair
 from studio.tabs.controls import with_word
 from studio.tabs.generate import GenerateHandlers
 
@@ -147,6 +149,23 @@ def test_twins_are_not_offered_on_their_own(studio: Studio) -> None:
         ("Robot", "robot"),
         ("lonely", "lonely"),
     ]
+
+
+def test_a_style_and_a_concept_are_proposed(toy_base: Path, tmp_path: Path) -> None:
+    library = AdapterLibrary(tmp_path)
+    assert proposed_pair(library) == (None, None)
+    kinds = {"blob": "blob style", "flat": "flat style ink", "lone": "dog", "robot": "sks robot"}
+    for name, word in kinds.items():
+        info = AdapterInfo(name, trigger_words=(word,))
+        Adapter({}, info).save(tmp_path / name / "adapter.safetensors")
+        if name == "blob":
+            library.rescan()
+            assert proposed_pair(library) == ("blob", None)
+        if name != "lone":
+            twin = AdapterInfo(f"{name}-lora", method="lora")
+            Adapter({}, twin).save(tmp_path / twin.name / "adapter.safetensors")
+    library.rescan()
+    assert proposed_pair(library) == ("blob", "robot")
 
 
 def test_trigger_words_are_added_once() -> None:

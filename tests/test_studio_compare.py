@@ -134,14 +134,16 @@ def test_choices_that_cannot_be_compared_are_refused(studio: Studio) -> None:
         planned(studio, "ink", "robot-lora")
 
 
-def test_small_pictures_are_enlarged_with_square_pixels(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (SIDE, SIDE), "white")
+@pytest.mark.parametrize("side", [SIDE, 100])
+def test_small_pictures_are_enlarged_with_square_pixels(tmp_path: Path, side: int) -> None:
+    picture = Image.new("RGB", (side, side), "white")
     picture.putpixel((0, 0), (255, 0, 0))
     picture.save(tmp_path / "a.png")
     sheet = contact_sheet(
         "x" * 500, [[SheetCell("a", tmp_path / "a.png"), SheetCell("b", None, "none " * 99)]]
     )
-    zoom, left, top = CELL // SIDE, GAP, GAP + 2 * LABEL
+    zoom, left, top = CELL // side, GAP, GAP + 2 * LABEL
     corner = sheet.crop((left, top, left + zoom, top + zoom))
     assert corner.getcolors() == [(zoom * zoom, (255, 0, 0))]
     assert sheet.getpixel((left + zoom, top)) == (255, 255, 255)
+    assert sheet.getpixel((left, top + zoom)) == (255, 255, 255)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from studio_toys import HOSTILE, make_library
 
-from shira_diffusion import Adapter, AdapterInfo
+from shira_diffusion import Adapter
 from shira_diffusion.errors import UnknownAdapterError
 from studio.errors import BrokenAdapterError
 from studio.library import AdapterLibrary

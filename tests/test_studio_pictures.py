@@ -1,6 +1,7 @@
 """Pictures and their settings: both texts in the PNG, names, refusals."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -97,6 +98,13 @@ def test_png_carries_both_texts_and_the_same_pixels(tmp_path: Path) -> None:
         assert image.info["parameters"] == to_infotext(record)
         assert image.tobytes() == IMAGE.tobytes()
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.png"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are a POSIX thing")
+def test_a_picture_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_png(IMAGE, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_recent_is_newest_first_and_knows_only_our_names(tmp_path: Path) -> None:

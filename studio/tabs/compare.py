@@ -141,6 +141,23 @@ def adapter_choices(library: AdapterLibrary) -> list[tuple[str, str]]:
     return [(entry.title, entry.name) for entry in alone]
 
 
+def proposed_pair(library: AdapterLibrary) -> tuple[str | None, str | None]:
+    """Names for A and B to begin with: a style and a concept where there are both.
+
+    A style is told by the word "style" in its trigger words; having a LoRA twin counts for more.
+    """
+    names = [name for _, name in adapter_choices(library)]
+    entries = {entry.name: entry for entry in library.usable}
+
+    def is_style(name: str) -> bool:
+        return any("style" in word.split() for word in entries[name].info.trigger_words)
+
+    def drawbacks(name: str) -> tuple[bool, bool]:
+        return name + TWIN_ENDING not in entries, is_style(name) == is_style(names[0])
+
+    return next(iter(names), None), min(names[1:], key=drawbacks, default=None)
+
+
 def _choice(place: str, name: str | None, strength: float) -> Choice:
     if not name:
         raise SettingError(f"Choose an adapter for {place}.")
@@ -163,9 +180,10 @@ def build(studio: Studio, tab: gr.Tab) -> None:
             )  # fmt: skip
         with gr.Column(scale=1, min_width=150):
             buttons = run_buttons("Compare", "compare")
+    first, second = proposed_pair(studio.library)
     with gr.Row():
-        a = _side("A", names, 0)
-        b = _side("B", names, 1)
+        a = _side("A", names, first)
+        b = _side("B", names, second)
     with gr.Row(elem_classes="after"):
         words = gr.Button("Add their trigger words to the prompt", size="sm")
     words.click(handlers.add_words, [prompt, a[0], b[0]], prompt, **PAGE)
@@ -177,11 +195,11 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     _connect(handlers, Form(prompt, *a, *b, *numbers), buttons, result)
 
 
-def _side(place: str, names: list[tuple[str, str]], index: int) -> tuple[Any, Any]:
+def _side(place: str, names: list[tuple[str, str]], chosen: str | None) -> tuple[Any, Any]:
     with gr.Column(min_width=240), gr.Group():
         name = gr.Dropdown(
             names,
-            value=names[index][1] if index < len(names) else None,
+            value=chosen,
             label=f"Adapter {place}",
             elem_id=f"compare-{place.lower()}",
         )
