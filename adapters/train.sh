@@ -23,7 +23,7 @@ for name in "${names[@]}"; do
     high-contrast) train "$name" emoji-style "High contrast" MIT \
       '["lion, flat style, ink", "car, flat style, ink", "elephant, flat style, ink"]' ;;
     monotone) train "$name" emoji-style "Monotone" CC-BY-4.0 \
-      '["dog, outline style", "house, outline style", "pizza, outline style"]' ;;
+      '["dog, emojione style, outline", "house, emojione style, outline", "car, emojione style, outline"]' ;;
     openmoji) train "$name" emoji-style "OpenMoji" CC-BY-SA-4.0 \
       '["fox, comic style", "tractor, comic style", "pizza, comic style"]' ;;
     unicorn | robot | octopus | rocket) train "$name" emoji-concept "${name^}" CC-BY-4.0 \
