@@ -154,7 +154,7 @@ def test_twins_are_not_offered_on_their_own(studio: Studio) -> None:
 def test_a_style_and_a_concept_are_proposed(toy_base: Path, tmp_path: Path) -> None:
     library = AdapterLibrary(tmp_path)
     assert proposed_pair(library) == (None, None)
-    kinds = {"blob": "blob style", "flat": "flat style ink", "lone": "dog", "robot": "sks robot"}
+    kinds = {"blob": "blob style", "flat": "flat style, ink", "lone": "dog", "robot": "sks robot"}
     for name, word in kinds.items():
         info = AdapterInfo(name, trigger_words=(word,))
         Adapter({}, info).save(tmp_path / name / "adapter.safetensors")

@@ -1,5 +1,6 @@
 """Compare: SHiRA beside LoRA, filling in picture by picture."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -150,7 +151,7 @@ def proposed_pair(library: AdapterLibrary) -> tuple[str | None, str | None]:
     entries = {entry.name: entry for entry in library.usable}
 
     def is_style(name: str) -> bool:
-        return any("style" in word.split() for word in entries[name].info.trigger_words)
+        return any(re.search(r"\bstyle\b", word) for word in entries[name].info.trigger_words)
 
     def drawbacks(name: str) -> tuple[bool, bool]:
         return name + TWIN_ENDING not in entries, is_style(name) == is_style(names[0])
