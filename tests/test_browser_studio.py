@@ -160,9 +160,9 @@ def test_two_adapters_make_a_picture(page: Page) -> None:
 
 def test_a_stop_ends_the_job_and_the_page_goes_on(page: Page) -> None:
     page.locator("#prompt textarea").fill("a castle")
-    set_steps(page, 60)
+    set_steps(page, 100)
     page.locator("#generate-start").click()
-    page.get_by_text("of 60").wait_for()
+    page.get_by_text("of 100").wait_for()
     page.locator("#generate-stop").click()
     page.get_by_text("The base model is back as it was").wait_for()
     expect(page.locator("#stage")).to_contain_text("Your picture will appear here")
