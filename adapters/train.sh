@@ -25,7 +25,7 @@ for name in "${names[@]}"; do
     monotone) train "$name" emoji-style "Monotone" CC-BY-4.0 \
       '["dog, emojione style, outline", "house, emojione style, outline", "car, emojione style, outline"]' ;;
     openmoji) train "$name" emoji-style "OpenMoji" CC-BY-SA-4.0 \
-      '["fox, comic style", "tractor, comic style", "pizza, comic style"]' ;;
+      '["fox, comic style", "tractor, comic style", "tulip, comic style"]' ;;
     unicorn | robot | octopus | rocket) train "$name" emoji-concept "${name^}" CC-BY-4.0 \
       "[\"$name, noto style\", \"$name, fluent style\", \"$name, twemoji style\"]" ;;
     *) echo "there is no example called $name" >&2; exit 2 ;;

@@ -13,15 +13,16 @@ from emoji_xl.captions import plain_caption
 from emoji_xl.concepts import GROUP_A, GROUP_B, TRAIN_STYLES
 
 STYLES = {
-    "high-contrast": "{concept}, flat style, ink",
-    "monotone": "{concept}, emojione style, outline",
-    "openmoji": "{concept}, comic style",
+    "high-contrast": ("{concept}, flat style, ink",),
+    "monotone": ("{concept}, emojione style, outline",),
+    "openmoji": ("{concept}, comic style", "{concept}, twemoji style, comic style"),
 }
-"""Style to the captions of its pictures, whose last words are its trigger.
+"""Style to the captions that its pictures take in turn, whose last words are its trigger.
 
 A word that the base does not know blurs the concept, the more so the longer it is. Behind a known
 style that draws alike it leaves the shape as it is, but some colours stay too; which of the two is
-better was found by looking, see docs/log.md.
+better was found by looking, see docs/log.md. With both, a style also goes with concepts that were
+learned behind known styles.
 """
 
 CONCEPTS = ("unicorn", "robot", "octopus", "rocket")
@@ -40,11 +41,12 @@ def concept_pictures(pictures: Sequence[Picture], concept: str) -> list[Picture]
     return [p for p in pictures if p.concept == concept and p.style in TRAIN_STYLES]
 
 
-def example_caption(picture: Picture) -> str:
-    """Caption a picture, by the template of its style where that is held out."""
-    if picture.style not in STYLES:
+def example_caption(picture: Picture, turn: int) -> str:
+    """Caption the picture that is number `turn` of its folder."""
+    templates = STYLES.get(picture.style)
+    if templates is None:
         return plain_caption(picture.style, picture.concept)
-    return STYLES[picture.style].format(concept=picture.concept)
+    return templates[turn % len(templates)].format(concept=picture.concept)
 
 
 def write_examples(manifest: Path, pack: Path, folder: Path) -> None:
@@ -62,13 +64,13 @@ def write_example(
 ) -> None:
     """Write one example folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for picture, image in read_pack(pack, pictures):
+    for turn, (picture, image) in enumerate(read_pack(pack, pictures)):
         stem = picture.file.removesuffix(".png").replace("/", "-")
         canvas = Image.new("RGBA", image.size, "white")
         Image.alpha_composite(canvas, image).convert("RGB").save(
             folder / f"{stem}.png", optimize=True
         )
-        (folder / f"{stem}.txt").write_text(example_caption(picture) + "\n")
+        (folder / f"{stem}.txt").write_text(example_caption(picture, turn) + "\n")
     lines = ["# Credits", "", "The pictures are unchanged renderings on white of:", ""]
     for style in sorted({p.style for p in pictures}):
         credit = sources[style]

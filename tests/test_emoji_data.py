@@ -78,10 +78,10 @@ def test_examples_are_held_out_captioned_and_credited(pictures: list[Picture]) -
         images = sorted(folder.glob("*.png"))
         assert len(images) in (range(24, 33) if name in STYLES else range(5, 8))
         credit_text = (folder / "CREDITS.md").read_text()
-        for image in images:
+        for turn, image in enumerate(images):
             picture = by_file[image.stem]
             assert picture.split == ("style" if name in STYLES else "concept")
-            assert image.with_suffix(".txt").read_text() == example_caption(picture) + "\n"
+            assert image.with_suffix(".txt").read_text() == example_caption(picture, turn) + "\n"
             assert f"`{picture.style}-*.png`" in credit_text
             assert Image.open(image).size == (128, 128)
 
