@@ -1,6 +1,5 @@
 """Stage one: the autoencoder of latent diffusion (https://arxiv.org/abs/2112.10752), no critic."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,8 +12,6 @@ from emoji_xl import ema
 from emoji_xl.architecture import Size, build_vae
 from emoji_xl.clock import Clock, learning_rate
 from emoji_xl.data import Artwork, on_white, over, shift_and_scale, vary_colours
-
-log = logging.getLogger(__name__)
 
 PEAK_RATE = 2e-3
 KL_WEIGHT = 1e-6
