@@ -9,6 +9,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -147,17 +148,24 @@ def build_pipeline(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder, text_encoder_2 = build_text_encoders(size, tokenizer)
-        return StableDiffusionXLPipeline(
-            vae=build_vae(size).eval(),
-            text_encoder=text_encoder.eval(),
-            text_encoder_2=text_encoder_2.eval(),
-            tokenizer=tokenizer,
-            tokenizer_2=tokenizer,
-            unet=build_unet(size).eval(),
-            scheduler=build_scheduler(),
-            force_zeros_for_empty_prompt=True,
-            add_watermarker=False,
+        return assemble(
+            {
+                "vae": build_vae(size).eval(),
+                "text_encoder": text_encoder.eval(),
+                "text_encoder_2": text_encoder_2.eval(),
+                "tokenizer": tokenizer,
+                "tokenizer_2": tokenizer,
+                "unet": build_unet(size).eval(),
+                "scheduler": build_scheduler(),
+            }
         )
+
+
+def assemble(components: dict[str, Any]) -> StableDiffusionXLPipeline:
+    """Make a pipeline of `components` with the options that the base ships with."""
+    return StableDiffusionXLPipeline(
+        **components, force_zeros_for_empty_prompt=True, add_watermarker=False
+    )
 
 
 def save_pipeline(pipe: StableDiffusionXLPipeline, folder: Path) -> None:
@@ -166,9 +174,7 @@ def save_pipeline(pipe: StableDiffusionXLPipeline, folder: Path) -> None:
         name: copy.deepcopy(part).half() if isinstance(part, torch.nn.Module) else part
         for name, part in pipe.components.items()
     }
-    StableDiffusionXLPipeline(
-        **halved, force_zeros_for_empty_prompt=True, add_watermarker=False
-    ).save_pretrained(folder)
+    assemble(halved).save_pretrained(folder)
     # transformers loads in the dtype that the config names, diffusers in fp32: without this a plain
     # from_pretrained(folder) would mix fp16 text encoders with an fp32 UNet.
     for encoder in ("text_encoder", "text_encoder_2"):

@@ -169,6 +169,12 @@ def split_of(style: str, concept: str, held_out: frozenset[tuple[str, str]]) -> 
     return "pair" if (style, concept) in held_out else "train"
 
 
+def read_tags(cache: Path, concepts: Iterable[str]) -> dict[str, list[str]]:
+    """Return the tags of each of `concepts`: other words that people use for it."""
+    tags = {concept_name(emoji["label"]): emoji.get("tags", []) for emoji in read_emoji(cache)}
+    return {concept: tags[concept] for concept in sorted(set(concepts))}
+
+
 def match_pictures(cache: Path) -> tuple[list[Picture], dict[str, IconSet]]:
     """Find every picture of the data set, and the packages that draw them."""
     sets = {style: read_icon_set(package, cache) for style, package in PACKAGES.items()}
@@ -214,7 +220,9 @@ def write_pack(pictures: Iterable[Picture], sets: dict[str, IconSet], pack: Path
             archive.writestr(zipfile.ZipInfo(picture.file), buffer.getvalue())
 
 
-def write_manifest(pictures: list[Picture], sets: dict[str, IconSet], path: Path) -> None:
+def write_manifest(
+    pictures: list[Picture], sets: dict[str, IconSet], tags: dict[str, list[str]], path: Path
+) -> None:
     """Write which picture comes from where, under which licence, and what it is used for."""
     styles = {
         style: {
@@ -227,10 +235,16 @@ def write_manifest(pictures: list[Picture], sets: dict[str, IconSet], path: Path
         }
         for style, icon_set in sets.items()
     }
-    rows = ",\n".join("    " + json.dumps(asdict(picture)) for picture in pictures)
+    tag_rows = _lines(f"{json.dumps(concept)}: {json.dumps(row)}" for concept, row in tags.items())
+    picture_rows = _lines(json.dumps(asdict(picture)) for picture in pictures)
     path.write_text(
-        f'{{\n  "styles": {json.dumps(styles, indent=4)},\n  "pictures": [\n{rows}\n  ]\n}}\n'
+        f'{{\n  "styles": {json.dumps(styles, indent=4)},\n'
+        f'  "tags": {{\n{tag_rows}\n  }},\n  "pictures": [\n{picture_rows}\n  ]\n}}\n'
     )
+
+
+def _lines(rows: Iterable[str]) -> str:
+    return ",\n".join(f"    {row}" for row in rows)
 
 
 def read_manifest(path: Path) -> list[Picture]:

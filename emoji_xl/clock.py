@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Clock:
-    """A stopwatch for a run of so many minutes."""
+    """A stopwatch for a run of so many minutes, `before` seconds of which are already over."""
 
     minutes: float
+    before: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self.started
+        return self.before + time.monotonic() - self.started
 
     @property
     def progress(self) -> float:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -25,8 +26,7 @@ def spread(pictures: Sequence[Picture], count: int, *, salt: str = "sheet") -> l
         sorted((p for p in pictures if p.style == style), key=rank)
         for style in sorted({p.style for p in pictures})
     ]
-    rounds = [picture for turn in zip(*queues, strict=False) for picture in turn]
-    return rounds[:count]
+    return [picture for turn in zip_longest(*queues) for picture in turn if picture][:count]
 
 
 def draw_prompts(
@@ -46,17 +46,22 @@ def draw_prompts(
 
 
 def labelled_sheet(
-    images: Sequence[Image.Image], labels: Sequence[str], *, columns: int
+    images: Sequence[Image.Image],
+    labels: Sequence[str],
+    *,
+    columns: int,
+    colours: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Lay out equally sized pictures in rows with a line of text under each."""
+    """Lay out equally sized pictures in rows with a line of text under each, black by default."""
+    colours = colours or ["black"] * len(images)
     width, height = images[0].size
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * width, rows * (height + LABEL_HEIGHT)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
-    for place, (image, label) in enumerate(zip(images, labels, strict=True)):
+    for place, (image, label, colour) in enumerate(zip(images, labels, colours, strict=True)):
         left, top = place % columns * width, place // columns * (height + LABEL_HEIGHT)
         sheet.paste(image, (left, top))
-        pen.text((left + 3, top + height + 1), label, fill="black", font=font)
+        pen.text((left + 3, top + height + 1), label, fill=colour, font=font)
     return sheet
 
 

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from emoji_xl import ema
 from emoji_xl.architecture import TIME_IDS
-from emoji_xl.clock import Clock, learning_rate
+from emoji_xl.clock import Clock
 from emoji_xl.data import Artwork, caption_tokens, empty_tokens, on_white, shift_and_scale
 from emoji_xl.train_vae import encode
+from emoji_xl.updater import Updater
 
 PEAK_RATE = 1e-3
 EMPTY_CAPTIONS = 0.05
 ZEROED_EMBEDDINGS = 0.08
-CAPTION_VARIANTS = 24
+CAPTION_VARIANTS = 48
 SHIFTED_VARIANTS = 15
 STRAIGHT_SHARE = (0.3, 0.85)
 """Share of pictures at their own place and size: before and after `SHARPEN_AT` of the time."""
@@ -36,16 +36,6 @@ class Batch:
     latents: Tensor
     tokens: Tensor
     keep: Tensor
-
-
-@dataclass(frozen=True)
-class BaseStep:
-    """What one step of training did; `loss` is a live tensor, read it seldom."""
-
-    step: int
-    loss: Tensor
-    denoiser: "Denoiser"
-    """The average of the weights so far."""
 
 
 class Denoiser(nn.Module):
@@ -146,36 +136,41 @@ def scheduler_alphas(pipe: StableDiffusionXLPipeline) -> Tensor:
     return zero_terminal_snr(root_betas**2)
 
 
-def train_base(
-    pipe: StableDiffusionXLPipeline, batches: Batches, *, clock: Clock, batch: int, compiled: bool
-) -> Iterator[BaseStep]:
-    """Train the pipeline's UNet and text encoders in place until the clock runs out."""
-    device = batches.latents.device
-    torch.manual_seed(1)
+def base_updater(
+    pipe: StableDiffusionXLPipeline, device: torch.device, clock: Clock, *, dropout: float
+) -> Updater[Denoiser]:
+    """Build the optimizer of the pipeline's UNet and text encoders.
+
+    `dropout` is the share of activations that the UNet drops while it learns.
+    """
     denoiser = Denoiser(pipe).train().to(device)
+    for module in denoiser.unet.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
     denoiser.unet.to(memory_format=torch.channels_last)
-    average = ema.shadow_of(denoiser)
-    optimizer = torch.optim.AdamW(
-        denoiser.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01
-    )
-    alphas = scheduler_alphas(pipe).to(device)
+    return Updater(denoiser, clock, peak=PEAK_RATE, decay=0.9995)
+
+
+def train_base(
+    updater: Updater[Denoiser], batches: Batches, alphas: Tensor, *, batch: int, compiled: bool
+) -> Iterator[Tensor]:
+    """Yield the loss after every step until time is out.
+
+    `alphas` are the schedule's cumulative alphas (timesteps,).
+    """
+    denoiser = updater.module
+    device = batches.latents.device
+    alphas = alphas.to(device)
+    torch.manual_seed(1 + updater.step)
     if compiled:
         denoiser.unet.compile()
-    step = 0
-    while clock.progress < 1 or step == 0:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(PEAK_RATE, step, clock.progress)
-        drawn = batches.draw(batch, clock.progress)
+    while updater.running:
+        drawn = batches.draw(batch, updater.clock.progress)
         timesteps = torch.randint(len(alphas), (batch,), device=device)
         noise = torch.randn_like(drawn.latents)
         noisy, target = noise_and_target(drawn.latents, noise, alphas, timesteps)
         with torch.autocast(device.type, torch.bfloat16):
             v = denoiser(noisy, timesteps, drawn.tokens, drawn.keep)
         loss = F.mse_loss(v.float(), target)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.update(average, denoiser, step=step, decay=0.9995)
-        yield BaseStep(step, loss.detach(), average)
-        step += 1
+        updater.update(loss)
+        yield loss.detach()

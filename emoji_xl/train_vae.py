@@ -1,30 +1,20 @@
 """Stage one: the autoencoder of latent diffusion (https://arxiv.org/abs/2112.10752), no critic."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from emoji_xl import ema
 from emoji_xl.architecture import Size, build_vae
-from emoji_xl.clock import Clock, learning_rate
+from emoji_xl.clock import Clock
 from emoji_xl.data import Artwork, on_white, over, shift_and_scale, vary_colours
+from emoji_xl.updater import Updater
 
 PEAK_RATE = 2e-3
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 0.5
-
-
-@dataclass(frozen=True)
-class VaeStep:
-    """What one step of training did; `loss` is a live tensor, read it seldom."""
-
-    step: int
-    loss: Tensor
-    vae: AutoencoderKL
 
 
 def edges(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,15 +40,20 @@ def batch_of(artwork: Artwork, size: int) -> Tensor:
     return shift_and_scale(images, shift=0.06, smallest=0.7)
 
 
-def train_vae(
-    artwork: Artwork, size: Size, *, clock: Clock, batch: int, compiled: bool
-) -> Iterator[VaeStep]:
-    """Train until the clock runs out; each step's `vae` is the average so far, unnormalised."""
-    device = artwork.rgba.device
+def vae_updater(size: Size, device: torch.device, clock: Clock) -> Updater[AutoencoderKL]:
+    """Build an untrained autoencoder and its optimizer; the same weights every time."""
     torch.manual_seed(0)
     vae = build_vae(size).to(device, memory_format=torch.channels_last)
-    average = ema.shadow_of(vae)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99))
+    return Updater(vae, clock, peak=PEAK_RATE, decay=0.995, warmup=100)
+
+
+def train_vae(
+    updater: Updater[AutoencoderKL], artwork: Artwork, *, batch: int, compiled: bool
+) -> Iterator[Tensor]:
+    """Yield the loss after every step until time is out; the latents are not normalised yet."""
+    vae = updater.module
+    device = artwork.rgba.device
+    torch.manual_seed(updater.step)
 
     def loss_of(images: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):
@@ -69,18 +64,11 @@ def train_vae(
         return reconstruction_loss(restored.float(), images) + KL_WEIGHT * kl
 
     step_loss = torch.compile(loss_of) if compiled else loss_of
-    step = 0
-    while clock.progress < 1 or step == 0:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(PEAK_RATE, step, clock.progress, warmup=100)
-        loss = step_loss(batch_of(artwork, batch).contiguous(memory_format=torch.channels_last))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.update(average, vae, step=step, decay=0.995)
-        yield VaeStep(step, loss.detach(), average)
-        step += 1
+    while updater.running:
+        images = batch_of(artwork, batch).contiguous(memory_format=torch.channels_last)
+        loss = step_loss(images)
+        updater.update(loss)
+        yield loss.detach()
 
 
 @torch.no_grad()

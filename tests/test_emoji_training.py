@@ -1,20 +1,33 @@
 """The base's recipe against diffusers' own pipeline and scheduler, and toy runs of both stages."""
 
+import copy
 import zipfile
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
 
 from emoji_xl.architecture import TOY
 from emoji_xl.artwork import Picture
 from emoji_xl.clock import Clock, learning_rate
 from emoji_xl.data import Artwork, caption_tokens, empty_tokens, on_white, shift_and_scale
-from emoji_xl.recipe import averaged_pipeline
-from emoji_xl.train_base import Batches, Denoiser, noise_and_target, scheduler_alphas, train_base
-from emoji_xl.train_vae import encode, normalise_latents, psnr, train_vae
+from emoji_xl.stages import averaged_pipeline
+from emoji_xl.train_base import (
+    Batches,
+    Denoiser,
+    base_updater,
+    noise_and_target,
+    scheduler_alphas,
+    train_base,
+)
+from emoji_xl.train_vae import encode, normalise_latents, psnr, train_vae, vae_updater
+from emoji_xl.updater import Updater, seconds_of
 
 
 @pytest.fixture
@@ -66,10 +79,9 @@ def test_denoiser_conditions_the_unet_as_the_pipeline_does(
 
 
 def test_normalised_latents_have_unit_variance_and_decode_to_the_same(artwork: Artwork) -> None:
-    vae = None
-    for done in train_vae(artwork, TOY, clock=Clock(0.0), batch=4, compiled=False):
-        vae = done.vae
-    assert isinstance(vae, AutoencoderKL)
+    updater = vae_updater(TOY, torch.device("cpu"), Clock(0.0))
+    assert len(list(train_vae(updater, artwork, batch=4, compiled=False))) == 1
+    vae: AutoencoderKL = updater.average
     images = on_white(artwork.rgba)
     before = psnr(vae, images)
     normalise_latents(vae, artwork)
@@ -81,21 +93,78 @@ def test_normalised_latents_have_unit_variance_and_decode_to_the_same(artwork: A
 
 def test_toy_run_learns_and_draws(artwork: Artwork, toy_pipe: StableDiffusionXLPipeline) -> None:
     batches = Batches(artwork, toy_pipe.vae, toy_pipe)
-    losses = []
-    for done in train_base(toy_pipe, batches, clock=Clock(1.0), batch=16, compiled=False):
-        losses.append(float(done.loss))
-        if len(losses) == 40:
-            break
+    updater = base_updater(toy_pipe, torch.device("cpu"), Clock(1.0), dropout=0.1)
+    run = train_base(updater, batches, scheduler_alphas(toy_pipe), batch=16, compiled=False)
+    losses = [float(loss) for loss in islice(run, 40)]
     assert sum(losses[-5:]) < sum(losses[:5])
-    drawn = averaged_pipeline(toy_pipe, done.denoiser)("disc, noto style", num_inference_steps=2)
+    assert any(m.p == 0.1 for m in updater.module.unet.modules() if isinstance(m, nn.Dropout))
+    drawn = averaged_pipeline(toy_pipe, updater.average)("disc, noto style", num_inference_steps=2)
     assert drawn.images[0].size == (32, 32)
+
+
+def linear_updater(seed: int) -> Updater[nn.Linear]:
+    torch.manual_seed(seed)
+    return Updater(nn.Linear(3, 2), Clock(60.0), peak=1e-2, decay=0.9, warmup=1)
+
+
+def test_updater_equals_adamw_and_a_plain_average() -> None:
+    updater = linear_updater(0)
+    plain = copy.deepcopy(updater.module)
+    average = plain.weight.detach().clone()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.01)
+    for step in range(5):
+        x = torch.randn(4, 3)
+        updater.update(updater.module(x).square().mean())
+        plain(x).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * plain.weight.detach()
+    # The clock has hardly moved, so the rate is almost the peak.
+    torch.testing.assert_close(updater.module.weight, plain.weight, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(updater.average.weight, average, atol=1e-6, rtol=1e-4)
+
+
+def test_a_restored_updater_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    kept = linear_updater(0)
+    inputs = torch.randn(6, 4, 3)
+    for x in inputs[:3]:
+        kept.update(kept.module(x).square().mean())
+    kept.save(tmp_path / "state.safetensors")
+    restored = linear_updater(1)
+    restored.restore(tmp_path / "state.safetensors")
+    assert restored.step == 3
+    assert seconds_of(tmp_path / "state.safetensors") == pytest.approx(0, abs=60)
+    for x in inputs[3:]:
+        for updater in (kept, restored):
+            updater.update(updater.module(x).square().mean())
+    torch.testing.assert_close(restored.module.weight, kept.module.weight, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(restored.average.weight, kept.average.weight, atol=1e-6, rtol=1e-4)
+
+
+def test_an_updater_goes_on_without_the_optimizers_moments(tmp_path: Path) -> None:
+    kept = linear_updater(0)
+    kept.update(kept.module(torch.ones(1, 3)).square().mean())
+    kept.save(tmp_path / "whole.safetensors")
+    with safe_open(tmp_path / "whole.safetensors", "pt") as file:
+        metadata = file.metadata()
+        names = [name for name in file.keys() if not name.startswith("exp_avg")]  # noqa: SIM118
+        small = {name: file.get_tensor(name) for name in names}
+    save_file(small, tmp_path / "small.safetensors", metadata=metadata)
+    restored = linear_updater(1)
+    restored.restore(tmp_path / "small.safetensors")
+    assert torch.equal(restored.module.weight, kept.module.weight)
+    restored.update(restored.module(torch.ones(1, 3)).square().mean())
+    assert restored.step == 2
 
 
 def test_captions_are_tokens_of_their_picture(toy_pipe: StableDiffusionXLPipeline) -> None:
     pictures = [Picture("noto", "red apple", "red-apple", "train")]
-    tokens = caption_tokens(pictures, toy_pipe.tokenizer, variants=6)
-    assert tokens.shape == (1, 6, TOY.prompt_tokens)
-    assert all("apple" in text for text in toy_pipe.tokenizer.batch_decode(tokens[0]))
+    tokens = caption_tokens(pictures, toy_pipe.tokenizer, variants=40)
+    assert tokens.shape == (1, 40, TOY.prompt_tokens)
+    named = ["apple" in text for text in toy_pipe.tokenizer.batch_decode(tokens[0])]
+    assert 30 <= sum(named) < 40
     assert (empty_tokens(toy_pipe.tokenizer)[1:] == toy_pipe.tokenizer.eos_token_id).all()
 
 
