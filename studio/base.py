@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from diffusers import StableDiffusionXLPipeline
 
+from studio.vocabulary import Vocabulary
+
 SMALL = 512
 """Below this native size (pixels) a base makes one size, and its pictures are shown enlarged."""
 
@@ -45,6 +47,8 @@ class Base:
     steps: int
     guidance: float
     examples: tuple[str, ...]
+    vocabulary: Vocabulary | None = None
+    """What a base with few words knows; None for one that takes any."""
 
     @property
     def native(self) -> tuple[int, int]:
@@ -57,7 +61,9 @@ class Base:
         return max(self.native) < SMALL
 
 
-def describe(pipe: StableDiffusionXLPipeline, name: str) -> Base:
+def describe(
+    pipe: StableDiffusionXLPipeline, name: str, vocabulary: Vocabulary | None = None
+) -> Base:
     """Read sizes, device and sampler from a pipeline and choose defaults for its kind."""
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
     small = side < SMALL
@@ -70,6 +76,7 @@ def describe(pipe: StableDiffusionXLPipeline, name: str) -> Base:
         steps=22 if small else 30,
         guidance=4.0 if small else 6.0,
         examples=_EMOJI_PROMPTS if small else _PHOTO_PROMPTS,
+        vocabulary=vocabulary,
     )
 
 

@@ -18,6 +18,7 @@ from studio.errors import MemoryShortageError, StoppedError
 from studio.infotext import AdapterUse, Record
 from studio.library import AdapterLibrary, Entry, Stamp
 from studio.recipe import Recipe
+from studio.vocabulary import Vocabulary
 
 CACHE_BYTES = 4 * 2**30
 """How much memory loaded adapters may hold before the least recently used ones are dropped."""
@@ -53,9 +54,15 @@ class Loaded:
 class Engine:
     """Makes pictures, one at a time whoever asks; adapters come from `library` when first used."""
 
-    def __init__(self, pipe: StableDiffusionXLPipeline, library: AdapterLibrary, name: str) -> None:
+    def __init__(
+        self,
+        pipe: StableDiffusionXLPipeline,
+        library: AdapterLibrary,
+        name: str,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
         pipe.set_progress_bar_config(disable=True)
-        self.base = describe(pipe, name)
+        self.base = describe(pipe, name, vocabulary)
         self._pipe = pipe
         self._library = library
         self._switcher = AdapterSwitcher(pipe)
@@ -101,7 +108,22 @@ class Engine:
             switch_ms=round(switching * 1000, 3),
             sampling_s=round(sampled - switched_in, 3),
         )
-        return Sample(image, record, self._remarks(recipe))
+        return Sample(image, record, self.remarks(recipe))
+
+    def remarks(self, recipe: Recipe) -> tuple[str, ...]:
+        """What its author should know of the prompt of `recipe`: cut short, unknown words."""
+        tokenizer = self._pipe.tokenizer
+        room = int(tokenizer.model_max_length)
+        count = len(tokenizer(recipe.prompt).input_ids)
+        too_long = (
+            f"{self.base.name} reads about {room - 2} word pieces; "
+            f"the last {count - room} of this prompt were left out."
+        )
+        remarks = [too_long] if count > room else []
+        if self.base.vocabulary:
+            hint = self.base.vocabulary.hint(recipe.prompt, *self._trigger_words(recipe))
+            remarks += [hint] if hint else []
+        return tuple(remarks)
 
     def _sample(
         self, recipe: Recipe, on_step: Callable[[Step], None] | None, stop: threading.Event
@@ -163,16 +185,11 @@ class Engine:
         if self._loaded.pop(name, None):
             self._switcher.remove(name)
 
-    def _remarks(self, recipe: Recipe) -> tuple[str, ...]:
-        tokenizer = self._pipe.tokenizer
-        room = int(tokenizer.model_max_length)
-        count = len(tokenizer(recipe.prompt).input_ids)
-        if count <= room:
-            return ()
-        return (
-            f"{self.base.name} reads about {room - 2} word pieces; "
-            f"the last {count - room} of this prompt were left out.",
-        )
+    def _trigger_words(self, recipe: Recipe) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+        """The trigger words of the recipe's mix, and those of every SHiRA adapter by title."""
+        usable = self._library.usable
+        mixed = [word for e in usable if e.name in recipe.mix for word in e.info.trigger_words]
+        return mixed, {e.title: e.info.trigger_words for e in usable if not e.is_twin}
 
 
 def _stop_here(stop: threading.Event) -> None:

@@ -11,6 +11,7 @@ from shira_diffusion.pipeline import load_base
 from studio.engine import Engine
 from studio.library import AdapterLibrary
 from studio.pictures import PictureStore
+from studio.vocabulary import Vocabulary
 from studio.watching import StopFlags
 
 
@@ -39,7 +40,12 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
     return Studio(
-        engine=Engine(pipe, library, name=Path(base).resolve().name.removesuffix(".safetensors")),
+        engine=Engine(
+            pipe,
+            library,
+            name=Path(base).resolve().name.removesuffix(".safetensors"),
+            vocabulary=Vocabulary.read(Path(base).expanduser()),
+        ),
         library=library,
         pictures=PictureStore(pictures),
         comparisons=comparisons,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -95,6 +95,9 @@ class CompareHandlers:
             )
             choices = _choice("A", a, strength_a), _choice("B", b, strength_b)
             grid = compare.plan(self.studio.library, recipe, *choices)
+            both = {choice.name: choice.strength for choice in choices}
+            for words in self.studio.engine.remarks(replace(recipe, mix=both)):
+                remark(words)
             for item in watch(partial(self._work, grid, _owner(request))):
                 grid = item.result if isinstance(item, Finished) else item
                 yield self._drawn(grid), recipe.seed

@@ -8,6 +8,7 @@ from studio.base import Base
 from studio.compare import METHODS, Cell, Grid
 from studio.engine import Step
 from studio.infotext import Record
+from studio.vocabulary import Vocabulary
 
 DESCRIPTION = "Pictures with sparse adapters: mix several, switch at once, compare with LoRA."
 
@@ -32,6 +33,13 @@ def header(base: Base) -> str:
         f'<span class="badge" title="The base model, its native picture size, where it runs">'
         f"{facts}</span></header>"
     )
+
+
+def known_words(vocabulary: Vocabulary) -> str:
+    """Every style and concept that a small base knows."""
+    rows = [("Styles", vocabulary.styles), ("Things", vocabulary.concepts)]
+    items = "".join(f"<dt>{name}</dt><dd>{escape(', '.join(words))}</dd>" for name, words in rows)
+    return f'<dl class="settings words">{items}</dl>'
 
 
 def stage_empty() -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from shira_diffusion.errors import ShiraError
+from studio.base import Base
 from studio.engine import Sample, Step
 from studio.errors import PictureError, StoppedError
 from studio.infotext import to_infotext
@@ -207,6 +208,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
         with gr.Column(scale=1, min_width=150):
             buttons = run_buttons("Generate", "generate")
     _examples(studio.engine.base.examples, prompt)
+    _known_words(studio.engine.base)
     with gr.Row(elem_classes="bench"):
         with gr.Column(scale=6, min_width=280, elem_classes="tools"):
             rack = adapter_rack(adapter_cards(studio.library), studio.library.folder.name)
@@ -229,6 +231,12 @@ def _examples(prompts: tuple[str, ...], target: gr.Textbox) -> None:
         for words in prompts:
             button = gr.Button(words, size="sm", variant="secondary", min_width=0)
             button.click(partial(str, words), outputs=target, **PAGE)
+
+
+def _known_words(base: Base) -> None:
+    if base.vocabulary:
+        with gr.Accordion(f"What {base.name} knows", open=False):
+            gr.HTML(fragments.known_words(base.vocabulary), apply_default_css=False)
 
 
 def _stage() -> Shown:

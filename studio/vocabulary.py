@@ -1,0 +1,88 @@
+"""The words that a small base knows, and what to say about those that it does not.
+
+A base lists them in its folder's `words.json`: `concepts`, `styles`, `others` (words that mean
+nothing by themselves) and `alike`, other names to the concepts that they stand for.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+WORDS_FILE = "words.json"
+SUGGESTIONS = 3
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a base was trained on, in words."""
+
+    concepts: tuple[str, ...]
+    styles: tuple[str, ...]
+    others: tuple[str, ...]
+    alike: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def read(cls, base: Path) -> "Vocabulary | None":
+        """Read the list in a base's folder; None for a base without one, which knows any word."""
+        file = base / WORDS_FILE
+        if not file.is_file():
+            return None
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        return cls(
+            tuple(listed["concepts"]),
+            tuple(listed["styles"]),
+            tuple(listed["others"]),
+            {word: tuple(concepts) for word, concepts in listed["alike"].items()},
+        )
+
+    def unknown(self, prompt: str, triggers: Iterable[str] = ()) -> list[str]:
+        """The words of `prompt` that the base never read, except those of `triggers`, in order."""
+        known = {
+            word
+            for text in (*self.concepts, *self.styles, *self.others, *triggers)
+            for word in _words(text)
+        }
+        found = (word for word in _words(prompt) if not known & {word, word.removesuffix("s")})
+        return list(dict.fromkeys(found))
+
+    def nearest(self, word: str) -> tuple[str, ...]:
+        """Concepts and styles that the person may have meant by `word`: alike, or spelt so."""
+        if word in self.alike:
+            return self.alike[word][:SUGGESTIONS]
+        names = (*self.concepts, *self.styles)
+        spelt = difflib.get_close_matches(word, names, n=SUGGESTIONS, cutoff=0.75)
+        return tuple(spelt)
+
+    def hint(self, prompt: str, mixed: Iterable[str], shelved: Mapping[str, Iterable[str]]) -> str:
+        """What to say about the unknown words of `prompt`; empty when there are none.
+
+        `mixed` are the trigger words of the adapters that are on, `shelved` those of all adapters
+        by their titles: one of them may bring what the base lacks.
+        """
+        unknown = self.unknown(prompt, mixed)
+        if not unknown:
+            return ""
+        quoted = ", ".join(f"“{word}”" for word in unknown)
+        bringing = [
+            title
+            for title, triggers in shelved.items()
+            if set(unknown) & {word for text in triggers for word in _words(text)}
+        ]
+        tries = list(dict.fromkeys(name for word in unknown for name in self.nearest(word)))
+        advice = [f"Switch on the adapter {' or '.join(bringing)}."] if bringing else []
+        if tries:
+            advice.append(f"Try {' or '.join(tries)}.")
+        if not advice:
+            advice.append(
+                f"It knows {len(self.concepts)} things in {len(self.styles)} styles; "
+                "they are listed under the prompt."
+            )
+        return f"This base never learned {quoted}, so that will not show. {' '.join(advice)}"
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
