@@ -17,7 +17,7 @@ train() { # name preset title license sample_prompts
 }
 
 names=("$@")
-((${#names[@]})) || names=(high-contrast monotone openmoji unicorn robot octopus rocket)
+((${#names[@]})) || names=(high-contrast monotone openmoji cactus robot octopus rocket)
 for name in "${names[@]}"; do
   case $name in
     high-contrast) train "$name" emoji-style "High contrast" MIT \
@@ -26,7 +26,7 @@ for name in "${names[@]}"; do
       '["dog, emojione style, outline", "house, emojione style, outline", "car, emojione style, outline"]' ;;
     openmoji) train "$name" emoji-style "OpenMoji" CC-BY-SA-4.0 \
       '["fox, comic style", "tractor, comic style", "tulip, comic style"]' ;;
-    unicorn | robot | octopus | rocket) train "$name" emoji-concept "${name^}" CC-BY-4.0 \
+    cactus | robot | octopus | rocket) train "$name" emoji-concept "${name^}" CC-BY-4.0 \
       "[\"$name, noto style\", \"$name, fluent style\", \"$name, twemoji style\"]" ;;
     *) echo "there is no example called $name" >&2; exit 2 ;;
   esac

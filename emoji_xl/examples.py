@@ -25,7 +25,7 @@ better was found by looking, see docs/log.md. With both, a style also goes with 
 learned behind known styles.
 """
 
-CONCEPTS = ("unicorn", "robot", "octopus", "rocket")
+CONCEPTS = ("cactus", "robot", "octopus", "rocket")
 STYLE_IMAGES = 28
 
 
