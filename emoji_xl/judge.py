@@ -5,7 +5,7 @@ published: another architecture and seed, so that nobody tunes to it.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from emoji_xl.palette import Palette
 JUDGES = Path("models/emoji-judge")
 FULL_WIDTHS = (48, 96, 192, 320)
 TOY_WIDTHS = (8, 8, 8, 8)
+SCALE = ".row_scale"
+"""Ending of the names of tensors that hold what a row's int8 values are multiplied by."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Judge(nn.Module):
         )
 
     def save(self, folder: Path) -> None:
-        """Write `config.json` and fp16 `model.safetensors`."""
+        """Write `config.json` and `model.safetensors`: matrices as int8 rows, the rest in fp16."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "name": self.name,
@@ -104,11 +106,7 @@ class Judge(nn.Module):
             "styles": self.labels.styles,
         }
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        halved = {
-            name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
-            for name, tensor in self.state_dict().items()
-        }
-        save_file(halved, folder / "model.safetensors")
+        save_file(_packed(self.state_dict()), folder / "model.safetensors")
 
     @classmethod
     def load(cls, folder: Path) -> "Judge":
@@ -116,7 +114,7 @@ class Judge(nn.Module):
         config = json.loads((folder / "config.json").read_text())
         labels = Labels(tuple(config["concepts"]), tuple(config["styles"]))
         judge = cls(config["name"], labels, config["widths"])
-        judge.load_state_dict(load_file(folder / "model.safetensors"))
+        judge.load_state_dict(_unpacked(load_file(folder / "model.safetensors")))
         return judge.eval()
 
 
@@ -147,6 +145,29 @@ def as_tensor(images: Sequence[Image.Image]) -> Tensor:
     """Stack equally sized RGB pictures as (N, 3, H, W) in [-1, 1]."""
     pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    packed = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.cpu().contiguous()
+        if tensor.ndim > 1:
+            rows = tensor.flatten(1)
+            scale = (rows.abs().amax(dim=1) / 127).clamp(min=1e-8)
+            packed[name] = (rows / scale[:, None]).round().to(torch.int8).view(tensor.shape)
+            packed[name + SCALE] = scale
+        else:
+            packed[name] = tensor.half() if tensor.is_floating_point() else tensor
+    return packed
+
+
+def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
+    for name in plain:
+        if name + SCALE in tensors:
+            rows = plain[name].flatten(1).float() * tensors[name + SCALE][:, None]
+            plain[name] = rows.view(plain[name].shape)
+    return plain
 
 
 def _smaller(images: Tensor) -> Tensor:
