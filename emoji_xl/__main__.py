@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.command == "train" and args.stage == "vae":
         make_vae(recipe_of(args))
     elif args.command == "train":
-        make_base(recipe_of(args), init=args.init)
+        make_base(recipe_of(args), init=args.init, dropout=args.dropout)
     elif args.command == "judge":
         make_judge(recipe_of(args), args.name, args.vae, args.out)
     elif args.command == "sheet":
@@ -147,7 +147,6 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         size=size_named(args.size),
         save_minutes=args.save_minutes,
         device=torch.device(args.device),
-        dropout=getattr(args, "dropout", 0.0),
         compiled=args.compile,
         resumes=args.resume is not None,
     )

@@ -47,6 +47,20 @@ def on_white(rgba: Tensor) -> Tensor:
     return over(rgba, torch.ones(len(rgba), 3, 1, 1, device=rgba.device))
 
 
+def on_grounds(rgba: Tensor, *, white: float) -> Tensor:
+    """Composite uint8 RGBA over white for a share `white` of the pictures, else over any colour."""
+    n, device = len(rgba), rgba.device
+    is_white = torch.rand(n, 1, 1, 1, device=device) < white
+    return over(rgba, torch.where(is_white, 1.0, torch.rand(n, 3, 1, 1, device=device) * 2 - 1))
+
+
+def placed(images: Tensor, theta: Tensor, *, mode: str = "bilinear") -> Tensor:
+    """Sample images (N, 3, H, W) in [-1, 1] at affine places (N, 2, 3); outside them is white."""
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    # Zero padding is white once white is the origin.
+    return F.grid_sample(images - 1, grid, mode=mode, align_corners=False).clamp(-2, 0) + 1
+
+
 def shift_and_scale(images: Tensor, *, shift: float, smallest: float) -> Tensor:
     """Shrink each picture down to `smallest` and move it by up to `shift` of its size, on white."""
     n = len(images)
@@ -55,9 +69,7 @@ def shift_and_scale(images: Tensor, *, shift: float, smallest: float) -> Tensor:
     theta = torch.zeros(n, 2, 3, device=images.device)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
     theta[:, :, 2] = offset
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    # Zero padding is white once white is the origin.
-    return F.grid_sample(images - 1, grid, mode="bicubic", align_corners=False).clamp(-2, 0) + 1
+    return placed(images, theta, mode="bicubic")
 
 
 def vary_colours(images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The judge: which concept a picture shows and in which style, learned from real artwork.
 
-Two of them ship. `dev` is for choosing recipes and settings, `report` for the figures that are
-published: another architecture and seed, so that nobody tunes to it.
+There are two. `dev` is for choosing recipes and settings, `report`, which ships, for the figures
+that are published: another architecture and seed, so that nobody tunes to it.
 """
 
 import json
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ConvNextV2Config, ConvNextV2Model, ResNetConfig, ResNetModel
 
+from emoji_xl.data import placed
 from emoji_xl.palette import Palette
 
 JUDGES = Path("models/emoji-judge")
@@ -172,10 +172,7 @@ def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _smaller(images: Tensor) -> Tensor:
     """Shrink pictures to 85 % of their size, on white."""
-    theta = torch.eye(2, 3, device=images.device).expand(len(images), -1, -1) / 0.85
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    # Zero padding is white once white is the origin.
-    return F.grid_sample(images - 1, grid, align_corners=False) + 1
+    return placed(images, torch.eye(2, 3, device=images.device).expand(len(images), -1, -1) / 0.85)
 
 
 def _hits(probabilities: Tensor, labels: Sequence[str], expected: Sequence[str]) -> Tensor:

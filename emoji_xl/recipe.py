@@ -33,7 +33,6 @@ class Recipe:
     size: Size = FULL
     save_minutes: float = 2.0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dropout: float = 0.0
     compiled: bool = False
     resumes: bool = False
 
@@ -76,11 +75,14 @@ class Recipe:
         losses: Iterator[Tensor],
         publish: Callable[[Module], object] | None = None,
     ) -> Module:
-        """Run a stage to its end and return the averaged module.
+        """Run a stage to its end, from where it stopped if it resumes; return the averaged module.
 
+        `losses` trains `updater` as it is iterated, and may not have begun.
         Logs the loss, and every `save_minutes` draws its curve, saves the state and publishes the
         average.
         """
+        if self.resumes:
+            updater.restore(self.state_file(stage))
         saved = updater.clock.seconds
         for loss in losses:
             if updater.step % LOG_EVERY == 1:

@@ -55,8 +55,6 @@ def make_vae(recipe: Recipe) -> AutoencoderKL:
     """Train the autoencoder, normalise its latents, write it to the run's `vae/`."""
     artwork = Artwork.load(recipe.pack, train_pictures(), recipe.device, recipe.size.image_size)
     updater = vae_updater(recipe.size, recipe.device, recipe.clock("vae"))
-    if recipe.resumes:
-        updater.restore(recipe.state_file("vae"))
     losses = train_vae(updater, artwork, batch=recipe.batch, compiled=recipe.compiled)
     vae = recipe.follow("vae", updater, losses)
     normalise_latents(vae, artwork)
@@ -66,7 +64,7 @@ def make_vae(recipe: Recipe) -> AutoencoderKL:
     return vae
 
 
-def make_base(recipe: Recipe, *, init: Path | None = None) -> StableDiffusionXLPipeline:
+def make_base(recipe: Recipe, *, init: Path | None, dropout: float) -> StableDiffusionXLPipeline:
     """Train UNet and text encoders and write the pipeline to the run's `model/`.
 
     Starts from the pipeline at `init`, its autoencoder included, or from scratch with the run's
@@ -81,9 +79,7 @@ def make_base(recipe: Recipe, *, init: Path | None = None) -> StableDiffusionXLP
     pictures = train_pictures()
     artwork = Artwork.load(recipe.pack, pictures, recipe.device, recipe.size.image_size)
     batches = Batches(artwork, pipe.vae, pipe)
-    updater = base_updater(pipe, recipe.device, recipe.clock("unet"), dropout=recipe.dropout)
-    if recipe.resumes:
-        updater.restore(recipe.state_file("unet"))
+    updater = base_updater(pipe, recipe.device, recipe.clock("unet"), dropout=dropout)
     losses = train_base(
         updater,
         batches,
@@ -139,8 +135,6 @@ def make_judge(recipe: Recipe, name: str, vae_folder: Path, out: Path) -> Judge:
     judge = Judge.untrained(name, labels_of(pictures), toy=recipe.size.image_size < 64)
     lessons = Lessons.of(load(held_out=False), judge.labels)
     updater = judge_updater(judge, recipe.device, recipe.clock(stage))
-    if recipe.resumes:
-        updater.restore(recipe.state_file(stage))
     losses = train_judge(updater, lessons, batch=recipe.batch, compiled=recipe.compiled)
     judge = recipe.follow(stage, updater, losses)
     vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32)

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from emoji_xl.artwork import Picture
 from emoji_xl.clock import Clock
-from emoji_xl.data import Artwork, on_white, over, vary_colours
+from emoji_xl.data import Artwork, on_grounds, on_white, placed, vary_colours
 from emoji_xl.judge import Judge, Labels
 from emoji_xl.palette import fit_palette
 from emoji_xl.train_vae import encode
@@ -20,6 +20,7 @@ from emoji_xl.updater import Updater
 
 PEAK_RATE = 1e-3
 LABEL_SMOOTHING = 0.1
+# Shares of pictures that each change falls on.
 VARIED = 0.4
 CLOSE = 0.25
 SOFTENED = 0.5
@@ -75,9 +76,7 @@ def turned(images: Tensor) -> Tensor:
         ],
         dim=1,
     )
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    # Zero padding is white once white is the origin.
-    return F.grid_sample(images - 1, grid, align_corners=False).clamp(-2, 0) + 1
+    return placed(images, theta)
 
 
 def softened(images: Tensor) -> Tensor:
@@ -112,8 +111,7 @@ def augmented(rgba: Tensor) -> Tensor:
     of batch norm are those of the mixture, clean pictures included.
     """
     n, device = len(rgba), rgba.device
-    white = torch.where(some(0.8, n, device), 1.0, torch.rand(n, 3, 1, 1, device=device) * 2 - 1)
-    images = over(rgba, white)
+    images = on_grounds(rgba, white=0.8)
     images = turned(torch.where(some(VARIED, n, device), vary_colours(images), images))
     images = torch.where(some(SOFTENED, n, device), softened(images), images)
     images = torch.where(some(PATCHED, n, device), patched(images), images)
@@ -150,7 +148,6 @@ def train_judge(
     rgba = lessons.artwork.rgba
     device = rgba.device
     torch.manual_seed(updater.step)
-
     while updater.running:
         rows = torch.randint(len(rgba), (batch,), device=device)
         images = augmented(rgba[rows])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from emoji_xl.architecture import Size, build_vae
 from emoji_xl.clock import Clock
-from emoji_xl.data import Artwork, on_white, over, shift_and_scale, vary_colours
+from emoji_xl.data import Artwork, on_grounds, on_white, shift_and_scale, vary_colours
 from emoji_xl.updater import Updater
 
 PEAK_RATE = 2e-3
@@ -34,9 +34,7 @@ def batch_of(artwork: Artwork, size: int) -> Tensor:
     """Draw augmented pictures (size, 3, H, W) in [-1, 1]."""
     device = artwork.rgba.device
     rgba = artwork.rgba[torch.randint(len(artwork.rgba), (size,), device=device)]
-    white = torch.rand(size, 1, 1, 1, device=device) < 0.7
-    background = torch.where(white, 1.0, torch.rand(size, 3, 1, 1, device=device) * 2 - 1)
-    images = vary_colours(over(rgba, background))
+    images = vary_colours(on_grounds(rgba, white=0.7))
     return shift_and_scale(images, shift=0.06, smallest=0.7)
 
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 WORDS_FILE = "words.json"
@@ -39,13 +40,14 @@ class Vocabulary:
             {word: tuple(concepts) for word, concepts in listed["alike"].items()},
         )
 
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Every single word of what the base was trained on."""
+        return _words_of((*self.concepts, *self.styles, *self.others))
+
     def unknown(self, prompt: str, triggers: Iterable[str] = ()) -> list[str]:
         """The words of `prompt` that the base never read, except those of `triggers`, in order."""
-        known = {
-            word
-            for text in (*self.concepts, *self.styles, *self.others, *triggers)
-            for word in _words(text)
-        }
+        known = self.words | _words_of(triggers)
         found = (word for word in _words(prompt) if not known & {word, word.removesuffix("s")})
         return list(dict.fromkeys(found))
 
@@ -70,7 +72,7 @@ class Vocabulary:
         bringing = [
             title
             for title, triggers in shelved.items()
-            if set(unknown) & {word for text in triggers for word in _words(text)}
+            if _words_of(triggers).intersection(unknown)
         ]
         tries = list(dict.fromkeys(name for word in unknown for name in self.nearest(word)))
         advice = [f"Switch on the adapter {' or '.join(bringing)}."] if bringing else []
@@ -86,3 +88,7 @@ class Vocabulary:
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
+
+
+def _words_of(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(word for text in texts for word in _words(text))
