@@ -14,8 +14,13 @@ WITH_STYLE = (
     "a cute {concept}, {style} style",
 )
 WITHOUT_STYLE = ("{concept}", "{a_concept}", "an emoji of {a_concept}", "a cute {concept}")
-STYLE_LEFT_OUT = 0.1
+WITHOUT_CONCEPT = ("{style} style", "an emoji in {style} style", "{style} emoji")
+STYLE_LEFT_OUT = 0.08
 """Share of captions that name no style, so that a bare concept is a prompt too."""
+CONCEPT_LEFT_OUT = 0.05
+"""Share of captions that name no concept, so that a style is learned apart from what it shows."""
+MODIFIER_FIRST = 0.2
+"""Share of modifiers that stand before the caption and not behind it."""
 
 
 def with_article(noun: str) -> str:
@@ -23,27 +28,37 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-MADE_UP = 0.2
-"""Share of captions with a made-up word, so that a word without meaning changes nothing.
-
-A trigger word is one until its adapter is trained. Half of them stand behind the caption, a quarter
-each in the style's place (then any style is right) and in the concept's (any concept is).
-"""
-
-
 def caption(style: str, concept: str, random_: random.Random) -> str:
     """One caption of a picture, drawn with `random_`."""
-    templates = WITHOUT_STYLE if random_.random() < STYLE_LEFT_OUT else WITH_STYLE
-    template = random_.choice(templates)
-    if random_.random() >= MADE_UP:
-        return fill(template, style, concept)
-    word = made_up_word(random_)
-    place = random_.random()
-    if place < 0.25:
+    return fill(_template(random_), style, concept)
+
+
+def modified_caption(style: str, concept: str, random_: random.Random, modifier: str) -> str:
+    """One caption of a picture that was changed by a modifier."""
+    base = caption(style, concept, random_)
+    return f"{modifier} {base}" if random_.random() < MODIFIER_FIRST else f"{base}, {modifier}"
+
+
+def made_up_caption(style: str, concept: str, random_: random.Random) -> str:
+    """One caption with a word that means nothing, as a trigger word is before it is trained.
+
+    Mostly it stands behind; else in the style's place (any style is right) or the concept's.
+    """
+    template, word, place = _template(random_), made_up_word(random_), random_.random()
+    if place < 0.2:
         return fill(template, word, concept)
-    if place < 0.5:
+    if place < 0.4:
         return fill(template, style, word)
     return f"{fill(template, style, concept)}, {word}{random_.choice(('', ' style'))}"
+
+
+def _template(random_: random.Random) -> str:
+    draw = random_.random()
+    if draw < STYLE_LEFT_OUT:
+        return random_.choice(WITHOUT_STYLE)
+    if draw < STYLE_LEFT_OUT + CONCEPT_LEFT_OUT:
+        return random_.choice(WITHOUT_CONCEPT)
+    return random_.choice(WITH_STYLE)
 
 
 def made_up_word(random_: random.Random) -> str:

@@ -1,7 +1,7 @@
 """The artwork as tensors on the training device, and its augmentation there."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from emoji_xl.artwork import Picture, read_pack
-from emoji_xl.captions import caption
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,19 @@ def vary_colours(images: Tensor) -> Tensor:
 
 
 def caption_tokens(
-    pictures: Sequence[Picture], tokenizer: CLIPTokenizer, *, variants: int, seed: int = 0
+    pictures: Sequence[Picture],
+    tokenizer: CLIPTokenizer,
+    write: Callable[[str, str, random.Random], str],
+    *,
+    variants: int,
+    seed: int = 0,
 ) -> Tensor:
-    """Token ids (N, variants, prompt_tokens) of so many captions of every picture."""
+    """Token ids (N, variants, prompt_tokens) of so many captions of every picture.
+
+    `write` makes a caption out of a style and a concept.
+    """
     random_ = random.Random(seed)
-    texts = [caption(p.style, p.concept, random_) for p in pictures for _ in range(variants)]
+    texts = [write(p.style, p.concept, random_) for p in pictures for _ in range(variants)]
     ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return ids.view(len(pictures), variants, -1)
 

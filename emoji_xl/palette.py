@@ -14,6 +14,11 @@ FIT_STEPS = 300
 FIT_BATCH = 1024
 
 
+def is_drawn(images: Tensor) -> Tensor:
+    """Whether pixels of images (N, 3, H, W) in [-1, 1] are not background: bool (N, 1, H, W)."""
+    return (1 - images.clamp(-1, 1).amin(dim=1, keepdim=True)) / 2 > GROUND
+
+
 def colour_shares(images: Tensor, bins: int) -> Tensor:
     """Square roots of the shares of `bins`^3 colours in images (N, 3, H, W) in [-1, 1].
 
@@ -25,7 +30,7 @@ def colour_shares(images: Tensor, bins: int) -> Tensor:
     low = place.floor().clamp(max=bins - 2)
     above = place - low
     low = low.long()
-    drawn = ((1 - pixels.amin(dim=1)) / 2 > GROUND).float()
+    drawn = is_drawn(images).flatten(1).float()
     shares = torch.zeros(len(images), bins**3, device=images.device)
     for corner in range(8):
         steps = [corner >> channel & 1 for channel in range(3)]
@@ -55,7 +60,7 @@ class Palette(nn.Module):
 
 def fit_palette(palette: Palette, images: Tensor, styles: Tensor, *, batch: int = 128) -> None:
     """Fit a palette to images (N, 3, H, W) of known styles (N,), in place."""
-    shares = torch.cat([colour_shares(part, palette.bins) for part in images.split(batch)])
+    shares = torch.cat([colour_shares(part.float(), palette.bins) for part in images.split(batch)])
     palette.requires_grad_()
     optimizer = torch.optim.AdamW(palette.parameters(), lr=1e-2, weight_decay=0.3)
     draws = torch.Generator().manual_seed(0)

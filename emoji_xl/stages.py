@@ -10,11 +10,12 @@ from transformers import CLIPTokenizer
 
 from emoji_xl.architecture import Size, assemble, build_pipeline, save_pipeline
 from emoji_xl.artwork import Picture, read_manifest
-from emoji_xl.captions import WITH_STYLE, WITHOUT_STYLE, fill
+from emoji_xl.captions import WITH_STYLE, WITHOUT_CONCEPT, WITHOUT_STYLE, fill
 from emoji_xl.concepts import TRAIN_STYLES
 from emoji_xl.data import Artwork, on_white
 from emoji_xl.judge import Judge
 from emoji_xl.marking import calibrate, verdicts
+from emoji_xl.modifiers import MODIFIERS
 from emoji_xl.recipe import Recipe, replace_folder
 from emoji_xl.sheet import pair_sheet, spread
 from emoji_xl.train_base import Batches, Denoiser, base_updater, scheduler_alphas, train_base
@@ -25,6 +26,7 @@ from emoji_xl.train_judge import (
     judge_updater,
     labels_of,
     train_judge,
+    with_copies,
 )
 from emoji_xl.train_vae import normalise_latents, psnr, train_vae, vae_updater
 from emoji_xl.vocabulary import learn_tokenizer
@@ -46,8 +48,9 @@ def base_tokenizer(size: Size) -> CLIPTokenizer:
         fill(template, style, concept)
         for concept in concepts
         for style in TRAIN_STYLES
-        for template in WITH_STYLE + WITHOUT_STYLE
+        for template in WITH_STYLE + WITHOUT_STYLE + WITHOUT_CONCEPT
     ]
+    texts += [f"{style} style, {modifier}" for style in TRAIN_STYLES for modifier in MODIFIERS]
     return learn_tokenizer(texts, prompt_tokens=size.prompt_tokens)
 
 
@@ -134,11 +137,12 @@ def make_judge(recipe: Recipe, name: str, vae_folder: Path, out: Path) -> Judge:
 
     judge = Judge.untrained(name, labels_of(pictures), toy=recipe.size.image_size < 64)
     lessons = Lessons.of(load(held_out=False), judge.labels)
-    updater = judge_updater(judge, recipe.device, recipe.clock(stage))
-    losses = train_judge(updater, lessons, batch=recipe.batch, compiled=recipe.compiled)
-    judge = recipe.follow(stage, updater, losses)
     vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32)
-    finish_judge(judge, lessons, vae.to(recipe.device))
+    drawn = with_copies(on_white(lessons.artwork.rgba), vae.to(recipe.device))
+    updater = judge_updater(judge, recipe.device, recipe.clock(stage))
+    losses = train_judge(updater, lessons, drawn, batch=recipe.batch, compiled=recipe.compiled)
+    judge = recipe.follow(stage, updater, losses)
+    finish_judge(judge, lessons, drawn)
     unseen = load(held_out=True)
     marks = calibrate(judge, unseen)
     recipe.record(stage=stage, finished=True, steps=updater.step, **dataclasses.asdict(marks))

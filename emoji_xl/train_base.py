@@ -5,8 +5,10 @@ v-prediction (https://arxiv.org/abs/2202.00512) on a schedule with zero terminal
 (https://arxiv.org/abs/2207.12598).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from random import Random
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +16,28 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from emoji_xl.architecture import TIME_IDS
+from emoji_xl.captions import caption, made_up_caption, modified_caption
 from emoji_xl.clock import Clock
 from emoji_xl.data import Artwork, caption_tokens, empty_tokens, on_white, shift_and_scale
+from emoji_xl.modifiers import MODIFIERS
 from emoji_xl.train_vae import encode
 from emoji_xl.updater import Updater
 
 PEAK_RATE = 1e-3
 EMPTY_CAPTIONS = 0.05
 ZEROED_EMBEDDINGS = 0.08
-CAPTION_VARIANTS = 48
+MODIFIED = 0.25
+"""Share of pictures that a modifier has changed."""
+MADE_UP = 0.1
+"""Share of captions with a made-up word, which changes nothing.
+
+A trigger word is one until its adapter is trained, and a base that blurs under it teaches the
+adapter to draw blurs. The text encoders do not learn from these captions: they would learn to take
+all unknown words for the same, and adapters could not tell their triggers apart.
+"""
+CAPTION_VARIANTS = 40
+MADE_UP_VARIANTS = 16
+MODIFIED_VARIANTS = 4
 SHIFTED_VARIANTS = 15
 STRAIGHT_SHARE = (0.3, 0.85)
 """Share of pictures at their own place and size: before and after `SHARPEN_AT` of the time."""
@@ -31,11 +46,16 @@ SHARPEN_AT = 0.6
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one step: latents (B, 4, h, w), token ids (B, tokens), keep (B,) is 0 or 1."""
+    """Inputs of one step.
+
+    Latents (B, 4, h, w), token ids (B, tokens); `keep` (B,) is 0 where the caption is zeroed,
+    `known` (B,) is 0 where the text encoders do not learn from it.
+    """
 
     latents: Tensor
     tokens: Tensor
     keep: Tensor
+    known: Tensor
 
 
 class Denoiser(nn.Module):
@@ -52,14 +72,23 @@ class Denoiser(nn.Module):
         self.sizes: Tensor
         self.register_buffer("sizes", sizes, persistent=False)
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, keep: Tensor) -> Tensor:
-        """Predict v for `noisy` latents; rows with keep = 0 see zeros for their caption."""
+    def forward(
+        self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, keep: Tensor, known: Tensor
+    ) -> Tensor:
+        """Predict v for `noisy` latents.
+
+        Rows with keep = 0 see zeros for their caption, rows with known = 0 pass no gradient to it.
+        """
         first = self.text_encoder(tokens, output_hidden_states=True)
         second = self.text_encoder_2(tokens, output_hidden_states=True)
         # SDXL takes both encoders' last layer but one.
         hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        pooled = second.text_embeds * keep[:, None]
-        added = {"text_embeds": pooled, "time_ids": self.sizes.expand(len(noisy), -1)}
+        hidden = torch.where(known[:, None, None] > 0, hidden, hidden.detach())
+        pooled = torch.where(known[:, None] > 0, second.text_embeds, second.text_embeds.detach())
+        added = {
+            "text_embeds": pooled * keep[:, None],
+            "time_ids": self.sizes.expand(len(noisy), -1),
+        }
         return self.unet(
             noisy,
             timesteps,
@@ -70,7 +99,7 @@ class Denoiser(nn.Module):
 
 
 class Batches:
-    """Latents of every picture at its own place and in shifted variants, with caption tokens."""
+    """Latents and caption tokens of every picture: at its own place, shifted, and modified."""
 
     def __init__(
         self, artwork: Artwork, vae: AutoencoderKL, pipe: StableDiffusionXLPipeline
@@ -78,14 +107,20 @@ class Batches:
         images = on_white(artwork.rgba)
         copies = [encode(vae, images)]
         for _ in range(SHIFTED_VARIANTS):
-            shifted = shift_and_scale(images, shift=0.05, smallest=0.85)
-            copies.append(encode(vae, shifted))
-        device = images.device
+            copies.append(encode(vae, shift_and_scale(images, shift=0.05, smallest=0.85)))
         self.latents = torch.stack(copies, dim=1).to(torch.bfloat16)
-        self.tokens = caption_tokens(
-            artwork.pictures, pipe.tokenizer, variants=CAPTION_VARIANTS
-        ).to(device)
-        self.empty = empty_tokens(pipe.tokenizer).to(device)
+        modified = [encode(vae, modify(artwork.rgba)) for modify in MODIFIERS.values()]
+        self.modified_latents = torch.stack(modified, dim=1).to(torch.bfloat16)
+
+        def tokens(write: Callable[[str, str, Random], str], variants: int) -> Tensor:
+            ids = caption_tokens(artwork.pictures, pipe.tokenizer, write, variants=variants)
+            return ids.to(images.device)
+
+        self.tokens = tokens(caption, CAPTION_VARIANTS)
+        self.made_up_tokens = tokens(made_up_caption, MADE_UP_VARIANTS)
+        writers = [partial(modified_caption, modifier=words) for words in MODIFIERS]
+        self.modified_tokens = torch.stack([tokens(w, MODIFIED_VARIANTS) for w in writers], dim=1)
+        self.empty = empty_tokens(pipe.tokenizer).to(images.device)
 
     def draw(self, size: int, progress: float) -> Batch:
         """Draw one batch; `progress` of the run decides how many pictures stand straight."""
@@ -98,13 +133,25 @@ class Batches:
         def chance(share: float) -> Tensor:
             return torch.rand(size, device=device) < share
 
-        rows = pick(pictures)
+        rows, modifiers = pick(pictures), pick(len(MODIFIERS))
+        modified, made_up, empty = chance(MODIFIED), chance(MADE_UP), chance(EMPTY_CAPTIONS)
+        known = modified | empty | ~made_up
         straight = chance(STRAIGHT_SHARE[progress >= SHARPEN_AT])
-        tokens = self.tokens[rows, pick(self.tokens.shape[1])]
+        latents = torch.where(
+            modified[:, None, None, None],
+            self.modified_latents[rows, modifiers],
+            self.latents[rows, torch.where(straight, 0, pick(copies))],
+        )
+        tokens = self.tokens[rows, pick(CAPTION_VARIANTS)]
+        invented = self.made_up_tokens[rows, pick(MADE_UP_VARIANTS)]
+        changed = self.modified_tokens[rows, modifiers, pick(MODIFIED_VARIANTS)]
+        tokens = torch.where(made_up[:, None], invented, tokens)
+        tokens = torch.where(modified[:, None], changed, tokens)
         return Batch(
-            latents=self.latents[rows, torch.where(straight, 0, pick(copies))].float(),
-            tokens=torch.where(chance(EMPTY_CAPTIONS)[:, None], self.empty, tokens),
+            latents=latents.float(),
+            tokens=torch.where(empty[:, None], self.empty, tokens),
             keep=(~chance(ZEROED_EMBEDDINGS)).float(),
+            known=known.float(),
         )
 
 
@@ -170,7 +217,7 @@ def train_base(
         noise = torch.randn_like(drawn.latents)
         noisy, target = noise_and_target(drawn.latents, noise, alphas, timesteps)
         with torch.autocast(device.type, torch.bfloat16):
-            v = denoiser(noisy, timesteps, drawn.tokens, drawn.keep)
+            v = denoiser(noisy, timesteps, drawn.tokens, drawn.keep, drawn.known)
         loss = F.mse_loss(v.float(), target)
         updater.update(loss)
         yield loss.detach()

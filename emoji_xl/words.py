@@ -7,13 +7,14 @@ from pathlib import Path
 
 from emoji_xl.captions import WITH_STYLE, WITHOUT_STYLE
 from emoji_xl.concepts import TRAIN_STYLES
+from emoji_xl.modifiers import MODIFIERS
 
 MOST_ALIKE = 4
 """A tag of more concepts than this is too wide to suggest anything."""
 
 
 def write_words(manifest: Path, file: Path) -> None:
-    """Write concepts, styles, the captions' other words, and tags of few concepts."""
+    """Write concepts, styles, modifiers, the captions' other words, and tags of few concepts."""
     listed = json.loads(manifest.read_text())
     concepts = sorted({p["concept"] for p in listed["pictures"] if p["split"] == "train"})
     templates = " ".join(WITH_STYLE + WITHOUT_STYLE)
@@ -25,6 +26,7 @@ def write_words(manifest: Path, file: Path) -> None:
     words = {
         "concepts": concepts,
         "styles": list(TRAIN_STYLES),
+        "modifiers": list(MODIFIERS),
         "others": sorted(others),
         "alike": {tag: found for tag, found in sorted(alike.items()) if len(found) <= MOST_ALIKE},
     }

@@ -1,7 +1,8 @@
 """The words that a small base knows, and what to say about those that it does not.
 
-A base lists them in its folder's `words.json`: `concepts`, `styles`, `others` (words that mean
-nothing by themselves) and `alike`, other names to the concepts that they stand for.
+A base lists them in its folder's `words.json`: `concepts`, `styles`, `modifiers` (ways to draw any
+concept in any style), `others` (words that mean nothing by themselves) and `alike`, other names to
+the concepts that they stand for.
 """
 
 import difflib
@@ -23,6 +24,7 @@ class Vocabulary:
 
     concepts: tuple[str, ...]
     styles: tuple[str, ...]
+    modifiers: tuple[str, ...]
     others: tuple[str, ...]
     alike: Mapping[str, tuple[str, ...]]
 
@@ -36,6 +38,7 @@ class Vocabulary:
         return cls(
             tuple(listed["concepts"]),
             tuple(listed["styles"]),
+            tuple(listed["modifiers"]),
             tuple(listed["others"]),
             {word: tuple(concepts) for word, concepts in listed["alike"].items()},
         )
@@ -43,7 +46,7 @@ class Vocabulary:
     @cached_property
     def words(self) -> frozenset[str]:
         """Every single word of what the base was trained on."""
-        return _words_of((*self.concepts, *self.styles, *self.others))
+        return _words_of((*self.concepts, *self.styles, *self.modifiers, *self.others))
 
     def unknown(self, prompt: str, triggers: Iterable[str] = ()) -> list[str]:
         """The words of `prompt` that the base never read, except those of `triggers`, in order."""
@@ -52,10 +55,10 @@ class Vocabulary:
         return list(dict.fromkeys(found))
 
     def nearest(self, word: str) -> tuple[str, ...]:
-        """Concepts and styles that the person may have meant by `word`: alike, or spelt so."""
+        """Known names that the person may have meant by `word`: alike, or spelt so."""
         if word in self.alike:
             return self.alike[word][:SUGGESTIONS]
-        names = (*self.concepts, *self.styles)
+        names = (*self.concepts, *self.styles, *self.modifiers)
         spelt = difflib.get_close_matches(word, names, n=SUGGESTIONS, cutoff=0.75)
         return tuple(spelt)
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,14 @@ from emoji_xl.artwork import (
     split_of,
     write_pack,
 )
-from emoji_xl.captions import caption, made_up_word, plain_caption, with_article
+from emoji_xl.captions import (
+    caption,
+    made_up_caption,
+    made_up_word,
+    modified_caption,
+    plain_caption,
+    with_article,
+)
 from emoji_xl.examples import CONCEPTS, STYLES, example_caption
 from emoji_xl.sheet import spread
 from emoji_xl.stages import MANIFEST
@@ -133,13 +141,34 @@ def test_splits() -> None:
     assert split_of("streamline", "pizza", held_out) == "reserved"
 
 
-def test_captions_name_concept_and_mostly_style() -> None:
+def test_captions_name_concept_and_style_mostly() -> None:
     texts = [caption("noto", "owl", random.Random(seed)) for seed in range(1000)]
-    # A made-up word stands in the place of each in 5 % of the captions.
-    assert 920 <= sum("owl" in text for text in texts) <= 980
-    assert 810 <= sum("noto" in text for text in texts) <= 890
+    assert 930 <= sum("owl" in text for text in texts) <= 970
+    assert 890 <= sum("noto" in text for text in texts) <= 950
+    assert all("owl" in text or "noto" in text for text in texts)
     assert plain_caption("noto", "owl") == "owl, noto style"
     assert [with_article(word) for word in ("owl", "pizza")] == ["an owl", "a pizza"]
+
+
+def test_a_modifier_stands_behind_the_caption_or_before_it() -> None:
+    texts = [modified_caption("noto", "owl", random.Random(s), "pixel art") for s in range(300)]
+    behind = sum(text.endswith(", pixel art") for text in texts)
+    assert 220 <= behind <= 260
+    assert behind + sum(text.startswith("pixel art ") for text in texts) == 300
+
+
+def test_made_up_captions_hold_a_word_that_no_caption_has() -> None:
+    plain = {w for s in range(1000) for w in words_of(caption("noto", "owl", random.Random(s)))}
+    texts = [made_up_caption("noto", "owl", random.Random(seed)) for seed in range(1000)]
+    # A short made-up word may be an article by chance.
+    assert sum(not words_of(text) <= plain for text in texts) >= 950
+    # In the place of the concept or of the style in one of five each.
+    assert 700 <= sum("owl" in text for text in texts) <= 800
+    assert 680 <= sum("noto" in text for text in texts) <= 780
+
+
+def words_of(text: str) -> set[str]:
+    return set(re.findall("[a-z]+", text))
 
 
 def test_made_up_words_are_words_that_nobody_knows() -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 from emoji_xl.architecture import TOY, build_vae
 from emoji_xl.artwork import Picture, read_manifest
 from emoji_xl.clock import Clock
-from emoji_xl.data import Artwork
-from emoji_xl.judge import KINDS, Judge, Labels, Verdict, as_tensor
-from emoji_xl.marking import best_log_temperature, calibrate, calibration_error, verdicts
+from emoji_xl.data import Artwork, on_white
+from emoji_xl.judge import KINDS, Judge, Labels, Readings, Verdict, as_tensor
+from emoji_xl.marking import best_log_temperatures, calibrate, calibration_error, verdicts
 from emoji_xl.report import Share
 from emoji_xl.stages import MANIFEST
 from emoji_xl.train_judge import (
@@ -29,6 +29,7 @@ from emoji_xl.train_judge import (
     softened,
     train_judge,
     turned,
+    with_copies,
 )
 
 JUDGES = MANIFEST.parent.parent / "models" / "emoji-judge"
@@ -54,10 +55,12 @@ def test_toy_judge_learns_and_is_read_back(name: str, artwork: Artwork, tmp_path
     judge = Judge.untrained(name, labels_of(artwork.pictures), toy=True)
     updater = judge_updater(judge, torch.device("cpu"), Clock(60.0))
     lessons = Lessons.of(artwork, judge.labels)
-    run = train_judge(updater, lessons, batch=16, compiled=False)
+    drawn = with_copies(on_white(artwork.rgba), build_vae(TOY))
+    assert drawn.shape == (12, 3, 32, 32)
+    run = train_judge(updater, lessons, drawn, batch=16, compiled=False)
     losses = [float(next(run)) for _ in range(30)]
     assert all(np.isfinite(losses))
-    finish_judge(updater.average, lessons, build_vae(TOY))
+    finish_judge(updater.average, lessons, drawn)
     marks = calibrate(updater.average, artwork)
     assert marks.pictures == 6
     updater.average.save(tmp_path / name)
@@ -127,10 +130,18 @@ def test_temperature_and_calibration_error_against_known_cases() -> None:
     truth = torch.randint(5, (4000,))
     honest = torch.randn(4000, 5)
     honest[torch.arange(4000), truth] += 2.0
+    noise = torch.randn(4000, 5)
+
+    def best(concept: torch.Tensor, texture: torch.Tensor) -> torch.Tensor:
+        readings = Readings(concept, honest, texture)
+        return best_log_temperatures(readings, (truth, truth), slice(None))
+
+    plain, scaled = best(honest, noise), best(honest * 6, noise)
     # Logits six times as large want a temperature six times as high.
-    assert best_log_temperature(honest * 6, truth) == pytest.approx(
-        best_log_temperature(honest, truth) + np.log(6), abs=0.02
-    )
+    assert float(scaled[0] - plain[0]) == pytest.approx(np.log(6), abs=0.02)
+    # An opinion that is noise gets the smallest weight there is, the other one keeps its own.
+    assert float(plain[2]) == pytest.approx(3.0)
+    assert float(plain[1]) == pytest.approx(float(plain[0]), abs=0.11)
     sure_and_right = torch.eye(3)[torch.tensor([0, 1, 2])]
     assert calibration_error(sure_and_right, torch.tensor([0, 1, 2])) == pytest.approx(0)
     assert calibration_error(sure_and_right, torch.tensor([1, 2, 0])) == pytest.approx(1)

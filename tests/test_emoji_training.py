@@ -15,8 +15,10 @@ from torch import nn
 
 from emoji_xl.architecture import TOY
 from emoji_xl.artwork import Picture
+from emoji_xl.captions import caption, made_up_caption
 from emoji_xl.clock import Clock, learning_rate
 from emoji_xl.data import Artwork, caption_tokens, empty_tokens, on_white, shift_and_scale
+from emoji_xl.modifiers import MODIFIERS
 from emoji_xl.stages import averaged_pipeline
 from emoji_xl.train_base import (
     Batches,
@@ -63,7 +65,8 @@ def test_denoiser_conditions_the_unet_as_the_pipeline_does(
     )
     with torch.no_grad():
         toy_pipe(prompt, num_inference_steps=1, guidance_scale=4.0, output_type="latent")
-        Denoiser(toy_pipe)(torch.randn(2, 4, 8, 8), 999, tokens.expand(2, -1), torch.tensor([0, 1]))
+        keep, known = torch.tensor([0, 1]), torch.ones(2)
+        Denoiser(toy_pipe)(torch.randn(2, 4, 8, 8), 999, tokens.expand(2, -1), keep, known)
     (_, pipeline), (_, trained) = seen
     # Row 0 is the unconditional one in both: the pipeline zeroes the empty negative prompt.
     torch.testing.assert_close(
@@ -76,6 +79,40 @@ def test_denoiser_conditions_the_unet_as_the_pipeline_does(
             atol=1e-6,
             rtol=1e-5,
         )
+
+
+def test_text_encoders_learn_from_known_words_alone(toy_pipe: StableDiffusionXLPipeline) -> None:
+    denoiser = Denoiser(toy_pipe)
+    tokens = caption_tokens(
+        [Picture("noto", "owl", "owl", "train")], toy_pipe.tokenizer, made_up_caption, variants=2
+    )[0]
+    latents, keep = torch.randn(2, 4, 8, 8), torch.ones(2)
+
+    def learn(known: float) -> list[bool]:
+        denoiser.zero_grad()
+        denoiser(latents, 500, tokens, keep, torch.full((2,), known)).sum().backward()
+        encoders = (denoiser.text_encoder, denoiser.text_encoder_2)
+        return [any(p.grad is not None and p.grad.any() for p in e.parameters()) for e in encoders]
+
+    assert learn(1.0) == [True, True]
+    assert learn(0.0) == [False, False]
+    assert any(p.grad is not None and p.grad.any() for p in denoiser.unet.parameters())
+
+
+def test_modified_pictures_come_with_their_words(
+    artwork: Artwork, toy_pipe: StableDiffusionXLPipeline
+) -> None:
+    torch.manual_seed(0)
+    batches = Batches(artwork, toy_pipe.vae, toy_pipe)
+    drawn = batches.draw(400, progress=1.0)
+    texts = toy_pipe.tokenizer.batch_decode(drawn.tokens, skip_special_tokens=True)
+    negative = [i for i, text in enumerate(texts) if "negative" in text]
+    assert 1 <= len(negative) <= 20
+    expected = encode(toy_pipe.vae, MODIFIERS["negative"](artwork.rgba)).bfloat16().float()
+    for row in negative:
+        assert (drawn.latents[row] == expected).flatten(1).all(dim=1).any()
+        assert drawn.known[row] == 1
+    assert 20 <= int((drawn.known == 0).sum()) <= 45
 
 
 def test_normalised_latents_have_unit_variance_and_decode_to_the_same(artwork: Artwork) -> None:
@@ -161,7 +198,7 @@ def test_an_updater_goes_on_without_the_optimizers_moments(tmp_path: Path) -> No
 
 def test_captions_are_tokens_of_their_picture(toy_pipe: StableDiffusionXLPipeline) -> None:
     pictures = [Picture("noto", "red apple", "red-apple", "train")]
-    tokens = caption_tokens(pictures, toy_pipe.tokenizer, variants=40)
+    tokens = caption_tokens(pictures, toy_pipe.tokenizer, caption, variants=40)
     assert tokens.shape == (1, 40, TOY.prompt_tokens)
     named = ["apple" in text for text in toy_pipe.tokenizer.batch_decode(tokens[0])]
     assert 30 <= sum(named) < 40

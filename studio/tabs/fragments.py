@@ -36,8 +36,12 @@ def header(base: Base) -> str:
 
 
 def known_words(vocabulary: Vocabulary) -> str:
-    """Every style and concept that a small base knows."""
-    rows = [("Styles", vocabulary.styles), ("Things", vocabulary.concepts)]
+    """Every style, modifier and concept that a small base knows."""
+    rows = [
+        ("Styles", vocabulary.styles),
+        ("Modifiers", vocabulary.modifiers),
+        ("Things", vocabulary.concepts),
+    ]
     items = "".join(f"<dt>{name}</dt><dd>{escape(', '.join(words))}</dd>" for name, words in rows)
     return f'<dl class="settings words">{items}</dl>'
 
