@@ -21,9 +21,9 @@ names=("$@")
 for name in "${names[@]}"; do
   case $name in
     high-contrast) train "$name" emoji-style "High contrast" MIT \
-      '["lion, flat style, ink", "car, flat style, ink", "elephant, flat style, ink"]' ;;
+      '["lion, ink style", "car, ink style", "elephant, ink style"]' ;;
     monotone) train "$name" emoji-style "Monotone" CC-BY-4.0 \
-      '["dog, emojione style, outline", "house, emojione style, outline", "car, emojione style, outline"]' ;;
+      '["dog, outline style", "house, outline style", "car, outline style"]' ;;
     openmoji) train "$name" emoji-style "OpenMoji" CC-BY-SA-4.0 \
       '["fox, comic style", "tractor, comic style", "tulip, comic style"]' ;;
     cactus | robot | octopus | rocket) train "$name" emoji-concept "${name^}" CC-BY-4.0 \

@@ -13,16 +13,15 @@ from emoji_xl.captions import plain_caption
 from emoji_xl.concepts import GROUP_A, GROUP_B, TRAIN_STYLES
 
 STYLES = {
-    "high-contrast": ("{concept}, flat style, ink",),
-    "monotone": ("{concept}, emojione style, outline",),
-    "openmoji": ("{concept}, comic style", "{concept}, twemoji style, comic style"),
+    "high-contrast": "{concept}, ink style",
+    "monotone": "{concept}, outline style",
+    "openmoji": "{concept}, comic style",
 }
-"""Style to the captions that its pictures take in turn, whose last words are its trigger.
+"""Style to the caption of its pictures.
 
-A word that the base does not know blurs the concept, the more so the longer it is. Behind a known
-style that draws alike it leaves the shape as it is, but some colours stay too; which of the two is
-better was found by looking, see docs/log.md. With both, a style also goes with concepts that were
-learned behind known styles.
+The trigger is a short word in the place of a style. The base draws "fox, ink style" as it draws any
+fox, so that the adapter has only the drawing to learn; behind a known style ("fox, flat style,
+ink") the base's own picture of that pair wins over the trigger (docs/log.md has both).
 """
 
 CONCEPTS = ("cactus", "robot", "octopus", "rocket")
@@ -41,12 +40,16 @@ def concept_pictures(pictures: Sequence[Picture], concept: str) -> list[Picture]
     return [p for p in pictures if p.concept == concept and p.style in TRAIN_STYLES]
 
 
-def example_caption(picture: Picture, turn: int) -> str:
-    """Caption the picture that is number `turn` of its folder."""
-    templates = STYLES.get(picture.style)
-    if templates is None:
-        return plain_caption(picture.style, picture.concept)
-    return templates[turn % len(templates)].format(concept=picture.concept)
+def example_captions(picture: Picture) -> str:
+    """Caption a picture, one caption a line.
+
+    In a held-out style by that style's trigger. Else in its known style and, so that the concept
+    also goes with styles that it was not learned in, without any.
+    """
+    template = STYLES.get(picture.style)
+    if template is None:
+        return f"{plain_caption(picture.style, picture.concept)}\n{picture.concept}\n"
+    return template.format(concept=picture.concept) + "\n"
 
 
 def write_examples(manifest: Path, pack: Path, folder: Path) -> None:
@@ -64,13 +67,13 @@ def write_example(
 ) -> None:
     """Write one example folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for turn, (picture, image) in enumerate(read_pack(pack, pictures)):
+    for picture, image in read_pack(pack, pictures):
         stem = picture.file.removesuffix(".png").replace("/", "-")
         canvas = Image.new("RGBA", image.size, "white")
         Image.alpha_composite(canvas, image).convert("RGB").save(
             folder / f"{stem}.png", optimize=True
         )
-        (folder / f"{stem}.txt").write_text(example_caption(picture, turn) + "\n")
+        (folder / f"{stem}.txt").write_text(example_captions(picture))
     lines = ["# Credits", "", "The pictures are unchanged renderings on white of:", ""]
     for style in sorted({p.style for p in pictures}):
         credit = sources[style]

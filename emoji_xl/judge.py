@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from transformers import ConvNextV2Config, ConvNextV2Model, ResNetConfig, ResNetModel
 
 from emoji_xl.data import placed
-from emoji_xl.palette import Palette
-from emoji_xl.texture import Texture
+from emoji_xl.style_reading import StyleReading
 
 JUDGES = Path("models/emoji-judge")
 FULL_WIDTHS = (48, 96, 192, 320)
@@ -52,25 +51,8 @@ class Verdict:
         return _hits(self.style, self.labels.styles, expected)
 
 
-@dataclass(frozen=True)
-class Readings:
-    """Log probabilities of N pictures, uncalibrated.
-
-    `concept` is (N, concepts); `palette` and `texture` are two opinions of the style, (N, styles).
-    """
-
-    concept: Tensor
-    palette: Tensor
-    texture: Tensor
-
-    def calibrated(self, log_temperature: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of concepts and of styles, each reading divided by its temperature (3,)."""
-        scale = log_temperature.exp()
-        return self.concept / scale[0], self.palette / scale[1] + self.texture / scale[2]
-
-
 class Judge(nn.Module):
-    """A convolutional network that names the concept; palette and texture that name the style."""
+    """A convolutional network names the concept, colours and shading tell the style."""
 
     def __init__(self, name: str, labels: Labels, widths: Sequence[int]) -> None:
         super().__init__()
@@ -78,10 +60,9 @@ class Judge(nn.Module):
         self.name, self.labels, self.widths = name, labels, tuple(widths)
         self.backbone = build(list(widths))
         self.concept_head = nn.Linear(widths[-1], len(labels.concepts))
-        self.palette = Palette(bins, len(labels.styles))
-        self.texture = Texture(len(labels.styles))
+        self.style = StyleReading(bins, len(labels.styles))
         self.log_temperature: Tensor
-        self.register_buffer("log_temperature", torch.zeros(3))
+        self.register_buffer("log_temperature", torch.zeros(2))
 
     @classmethod
     def untrained(cls, name: str, labels: Labels, *, toy: bool = False) -> "Judge":
@@ -96,28 +77,25 @@ class Judge(nn.Module):
         return logits
 
     @torch.no_grad()
-    def read(self, images: Tensor, *, batch: int = 64) -> Readings:
-        """Look at images (N, 3, H, W) in [-1, 1], on the judge's device.
+    def look(self, images: Tensor, *, batch: int = 64) -> Verdict:
+        """Judge images (N, 3, H, W) in [-1, 1], on the judge's device; probabilities calibrated.
 
-        For its concept a picture is seen as it is, mirrored, smaller, and mirrored and smaller; for
-        its texture as it is and mirrored.
+        For its concept a picture is seen as it is, mirrored, smaller, and mirrored and smaller.
         """
         device = self.log_temperature.device
-        concepts, palettes, textures = [], [], []
+        concepts, styles = [], []
         for part in images.split(batch):
             seen = part.to(device)
             mirrored = seen.flip(3)
             views = (seen, mirrored, _smaller(seen), _smaller(mirrored))
             concepts.append(torch.stack([self(view).log_softmax(1) for view in views]).mean(0))
-            palettes.append(self.palette(seen).log_softmax(1))
-            both = torch.stack([self.texture(view).log_softmax(1) for view in (seen, mirrored)])
-            textures.append(both.mean(0))
-        return Readings(*(torch.cat(parts).cpu() for parts in (concepts, palettes, textures)))
-
-    def look(self, images: Tensor) -> Verdict:
-        """Judge images (N, 3, H, W) in [-1, 1]; probabilities are calibrated."""
-        concept, style = self.read(images).calibrated(self.log_temperature.cpu())
-        return Verdict(self.labels, concept.softmax(1), style.softmax(1))
+            styles.append(self.style(seen))
+        scale = self.log_temperature.exp()
+        return Verdict(
+            self.labels,
+            (torch.cat(concepts) / scale[0]).softmax(1).cpu(),
+            (torch.cat(styles) / scale[1]).softmax(1).cpu(),
+        )
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`: matrices as int8 rows, the rest in fp16."""
@@ -161,7 +139,7 @@ KINDS: dict[str, tuple[Callable[[list[int]], nn.Module], int]] = {
     "dev": (resnet, 16),
     "report": (convnext, 20),
 }
-"""Each judge's network and how many bins a colour channel has in its palette."""
+"""Each judge's network and how many bins a colour channel has in its style reading."""
 
 
 def as_tensor(images: Sequence[Image.Image]) -> Tensor:

@@ -1,6 +1,6 @@
 """What a judge is worth: calibrated and marked on artwork that it never saw."""
 
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emoji_xl.data import Artwork, on_white
-from emoji_xl.judge import Judge, Readings
+from emoji_xl.judge import Judge
 from emoji_xl.train_judge import Lessons
 
 
@@ -26,47 +26,47 @@ class Marks:
 def calibrate(judge: Judge, artwork: Artwork) -> Marks:
     """Set the judge's temperatures on one half of unseen `artwork` and mark it on the whole.
 
-    Temperature scaling is https://arxiv.org/abs/1706.04599; those of palette and texture also weigh
-    the two against each other. The calibration errors are of the other half.
+    Temperature scaling is https://arxiv.org/abs/1706.04599. The calibration errors are of the other
+    half; top-1 does not depend on the temperature.
     """
     lessons = Lessons.of(artwork, judge.labels)
-    readings = judge.read(on_white(artwork.rgba))
+    images = on_white(artwork.rgba)
+    judge.log_temperature.zero_()
+    seen = judge.look(images)
+    logs = tuple(p.clamp(min=1e-12).log() for p in (seen.concept, seen.style))
     truths = (lessons.concepts.cpu(), lessons.styles.cpu())
     fit, check = slice(0, None, 2), slice(1, None, 2)
-    judge.log_temperature.copy_(best_log_temperatures(readings, truths, fit))
-    top1, errors = [], []
-    for logits, truth in zip(readings.calibrated(judge.log_temperature.cpu()), truths, strict=True):
-        top1.append(float((logits.argmax(1) == truth).float().mean()))
-        errors.append(calibration_error(logits[check].softmax(1), truth[check]))
-    return Marks(len(artwork.pictures), *top1, *errors)
+    errors = []
+    for head, (log, truth) in enumerate(zip(logs, truths, strict=True)):
+        value = best_log_temperature(log[fit], truth[fit])
+        judge.log_temperature[head] = value
+        scaled = (log[check] / math.exp(value)).softmax(1)
+        errors.append(calibration_error(scaled, truth[check]))
+    top1 = [
+        float((log.argmax(1) == truth).float().mean())
+        for log, truth in zip(logs, truths, strict=True)
+    ]
+    return Marks(len(images), *top1, *errors)
 
 
-def verdicts(judge: Judge, artwork: Artwork) -> dict[str, list[bool]]:
-    """Whether the judge names concept and style of each picture, by the picture's file name."""
+def missed(judge: Judge, artwork: Artwork) -> dict[str, list[str]]:
+    """The files of those pictures whose `concept` the judge does not name, and whose `style`."""
     seen = judge.look(on_white(artwork.rgba))
-    concepts = seen.concept_is([p.concept for p in artwork.pictures])
-    styles = seen.style_is([p.style for p in artwork.pictures])
+    hits = {
+        "concept": seen.concept_is([p.concept for p in artwork.pictures]),
+        "style": seen.style_is([p.style for p in artwork.pictures]),
+    }
     return {
-        p.file: [bool(concept), bool(style)]
-        for p, concept, style in zip(artwork.pictures, concepts, styles, strict=True)
+        what: [p.file for p, hit in zip(artwork.pictures, right, strict=True) if not hit]
+        for what, right in hits.items()
     }
 
 
-def best_log_temperatures(readings: Readings, truths: tuple[Tensor, Tensor], part: slice) -> Tensor:
-    """Logarithms (3,) of the temperatures with the smallest cross entropies on `part`."""
-    concepts, styles = (truth[part] for truth in truths)
-    narrow, wide = torch.linspace(-2, 2, 401), torch.linspace(-2, 3, 51)
-
-    def best(candidates: Iterable[Tensor]) -> Tensor:
-        def entropy(logs: Tensor) -> float:
-            concept, style = readings.calibrated(logs)
-            losses = F.cross_entropy(concept[part], concepts) + F.cross_entropy(style[part], styles)
-            return float(losses)
-
-        return min(candidates, key=entropy)
-
-    logs = best(torch.tensor([float(c), 0.0, 0.0]) for c in narrow)
-    return best(torch.stack([logs[0], p, t]) for p, t in torch.cartesian_prod(wide, wide))
+def best_log_temperature(logits: Tensor, truth: Tensor) -> float:
+    """Logarithm of the temperature with the smallest cross entropy, to a hundredth."""
+    candidates = torch.linspace(-2, 2, 401)
+    losses = [float(F.cross_entropy(logits / c.exp(), truth)) for c in candidates]
+    return float(candidates[losses.index(min(losses))])
 
 
 def calibration_error(probabilities: Tensor, truth: Tensor, *, bins: int = 15) -> float:

@@ -1,17 +1,10 @@
-"""Style by colour: a linear reading of which colours a picture has.
-
-Emoji sets draw with palettes of their own, so colours tell styles apart where a convolutional
-network only remembers which pictures it saw (docs/log.md has both figures).
-"""
+"""Which colours a picture has: emoji sets draw with palettes of their own."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 GROUND = 0.02
 """A pixel whose darkest channel is this close to white is background."""
-FIT_STEPS = 300
-FIT_BATCH = 1024
 
 
 def is_drawn(images: Tensor) -> Tensor:
@@ -40,34 +33,3 @@ def colour_shares(images: Tensor, bins: int) -> Tensor:
             weight = weight * (above[:, channel] if step else 1 - above[:, channel])
         shares.scatter_add_(1, index, weight)
     return (shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-6)).sqrt()
-
-
-class Palette(nn.Module):
-    """Logits of styles from the colours of pictures."""
-
-    def __init__(self, bins: int, styles: int) -> None:
-        super().__init__()
-        self.bins = bins
-        self.reading = nn.Linear(bins**3, styles)
-        nn.init.zeros_(self.reading.weight)
-        nn.init.zeros_(self.reading.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, styles) of images (N, 3, H, W) in [-1, 1]."""
-        logits: Tensor = self.reading(colour_shares(images, self.bins))
-        return logits
-
-
-def fit_palette(palette: Palette, images: Tensor, styles: Tensor, *, batch: int = 128) -> None:
-    """Fit a palette to images (N, 3, H, W) of known styles (N,), in place."""
-    shares = torch.cat([colour_shares(part.float(), palette.bins) for part in images.split(batch)])
-    palette.requires_grad_()
-    optimizer = torch.optim.AdamW(palette.parameters(), lr=1e-2, weight_decay=0.3)
-    draws = torch.Generator().manual_seed(0)
-    for _ in range(FIT_STEPS):
-        rows = torch.randint(len(shares), (FIT_BATCH,), generator=draws).to(shares.device)
-        loss = F.cross_entropy(palette.reading(shares[rows]), styles[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    palette.requires_grad_(False)

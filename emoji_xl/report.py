@@ -1,14 +1,15 @@
 """How good the base is: the share of its pictures in which the reporting judge sees what was asked.
 
-The pairs are those that the judges never saw: trained ones (the base saw their artwork) and unseen
-ones (nobody did). Each share stands beside the judge's own on the real artwork of the same pairs.
+Three groups of pairs are asked for: trained ones; those of them whose artwork the judge never saw,
+so that it cannot know a copy better than anything else; and unseen ones, which neither the base nor
+the judge saw. Each share stands beside the judge's own on the real artwork of the same pairs.
 """
 
 import json
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,10 +34,14 @@ class Group:
     """Pictures to ask for, and the prefix of their figures in the report."""
 
     prefix: str
-    split: str
+    holds: Callable[[Picture], bool]
 
 
-GROUPS = (Group("", "train"), Group("unseen_pair_", "pair"))
+GROUPS = (
+    Group("", lambda picture: picture.split == "train"),
+    Group("fresh_pair_", lambda picture: picture.split == "train" and is_held_out(picture)),
+    Group("unseen_pair_", lambda picture: picture.split == "pair"),
+)
 
 
 @dataclass(frozen=True)
@@ -74,23 +79,23 @@ def write_report(
     pipe = StableDiffusionXLPipeline.from_pretrained(model, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     judge = Judge.load(judge_folder)
-    marks = json.loads((judge_folder / "marks.json").read_text())["pictures"]
+    missed = json.loads((judge_folder / "marks.json").read_text())["missed"]
     seconds = seconds_per_image(pipe, [plain_caption(p.style, p.concept) for p in pictures])
     pipe.to(device)
     shares: dict[str, Share] = {}
     ceiling: dict[str, Share] = {}
     sheets.mkdir(parents=True, exist_ok=True)
     for group in GROUPS:
-        candidates = [p for p in pictures if p.split == group.split and is_held_out(p)]
-        chosen = spread(candidates, images, salt="report")
+        chosen = spread([p for p in pictures if group.holds(p)], images, salt="report")
         drawn = draw_prompts(pipe, [plain_caption(p.style, p.concept) for p in chosen])
         seen = judge.look(as_tensor(drawn))
         concepts = seen.concept_is([p.concept for p in chosen]).tolist()
         styles = seen.style_is([p.style for p in chosen]).tolist()
-        for name, hits, place in (("concept", concepts, 0), ("style", styles, 1)):
+        for name, hits in (("concept", concepts), ("style", styles)):
             key = f"{group.prefix}{name}_top1"
             shares[key] = Share(sum(hits), len(chosen))
-            ceiling[key] = Share(sum(marks[p.file][place] for p in chosen), len(chosen))
+            real = [p.file not in missed[name] for p in chosen]
+            ceiling[key] = Share(sum(real), len(chosen))
         sheet = verdict_sheet(drawn, chosen, concepts, styles)
         sheet.save(sheets / f"{group.prefix or 'trained_pair_'}report.png")
     found = {

@@ -14,7 +14,7 @@ from emoji_xl.captions import WITH_STYLE, WITHOUT_CONCEPT, WITHOUT_STYLE, fill
 from emoji_xl.concepts import TRAIN_STYLES
 from emoji_xl.data import Artwork, on_white
 from emoji_xl.judge import Judge
-from emoji_xl.marking import calibrate, verdicts
+from emoji_xl.marking import calibrate, missed
 from emoji_xl.modifiers import MODIFIERS
 from emoji_xl.recipe import Recipe, replace_folder
 from emoji_xl.sheet import pair_sheet, spread
@@ -26,7 +26,6 @@ from emoji_xl.train_judge import (
     judge_updater,
     labels_of,
     train_judge,
-    with_copies,
 )
 from emoji_xl.train_vae import normalise_latents, psnr, train_vae, vae_updater
 from emoji_xl.vocabulary import learn_tokenizer
@@ -137,19 +136,19 @@ def make_judge(recipe: Recipe, name: str, vae_folder: Path, out: Path) -> Judge:
 
     judge = Judge.untrained(name, labels_of(pictures), toy=recipe.size.image_size < 64)
     lessons = Lessons.of(load(held_out=False), judge.labels)
-    vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32)
-    drawn = with_copies(on_white(lessons.artwork.rgba), vae.to(recipe.device))
     updater = judge_updater(judge, recipe.device, recipe.clock(stage))
-    losses = train_judge(updater, lessons, drawn, batch=recipe.batch, compiled=recipe.compiled)
+    losses = train_judge(updater, lessons, batch=recipe.batch, compiled=recipe.compiled)
     judge = recipe.follow(stage, updater, losses)
-    finish_judge(judge, lessons, drawn)
-    unseen = load(held_out=True)
-    marks = calibrate(judge, unseen)
+    vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32)
+    finish_judge(judge, lessons, vae.to(recipe.device))
+    marks = calibrate(judge, load(held_out=True))
     recipe.record(stage=stage, finished=True, steps=updater.step, **dataclasses.asdict(marks))
 
     def write(folder: Path) -> None:
         judge.save(folder)
-        found = {"marks": dataclasses.asdict(marks), "pictures": verdicts(judge, unseen)}
+        # On all artwork, for whoever wants the judge's own share of some pairs.
+        everything = Artwork.load(recipe.pack, pictures, recipe.device, recipe.size.image_size)
+        found = {"marks": dataclasses.asdict(marks), "missed": missed(judge, everything)}
         (folder / "marks.json").write_text(json.dumps(found, indent=1) + "\n")
 
     out.mkdir(parents=True, exist_ok=True)

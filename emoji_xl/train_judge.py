@@ -14,8 +14,7 @@ from emoji_xl.artwork import Picture
 from emoji_xl.clock import Clock
 from emoji_xl.data import Artwork, on_grounds, on_white, placed, vary_colours
 from emoji_xl.judge import Judge, Labels
-from emoji_xl.palette import fit_palette
-from emoji_xl.texture import cropped
+from emoji_xl.style_reading import fit_style
 from emoji_xl.train_vae import encode
 from emoji_xl.updater import Updater
 
@@ -140,16 +139,12 @@ class Lessons:
 
 
 def train_judge(
-    updater: Updater[Judge], lessons: Lessons, drawn: Tensor, *, batch: int, compiled: bool
+    updater: Updater[Judge], lessons: Lessons, *, batch: int, compiled: bool
 ) -> Iterator[Tensor]:
-    """Train concepts and textures; yield the loss after every step until time is out.
-
-    `drawn` (2 N, 3, H, W) are the pictures for the textures, see `with_copies`.
-    """
+    """Train the network that names concepts; yield the loss after every step until time is out."""
     judge = updater.module.train()
     if compiled:
         judge.compile()
-        judge.texture.compile()
     rgba = lessons.artwork.rgba
     device = rgba.device
     torch.manual_seed(updater.step)
@@ -161,15 +156,11 @@ def train_judge(
         blend = torch.where(some(MIXED, batch, device).flatten(), blend, 1.0)
         pixel_blend = blend[:, None, None, None]
         images = pixel_blend * images + (1 - pixel_blend) * images[order]
-        plain = torch.randint(len(drawn), (batch // 2,), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = judge(images.contiguous(memory_format=torch.channels_last))
-            textures = judge.texture(cropped(drawn[plain].float()))
         concepts = lessons.concepts[rows]
         loss = blended_loss(logits.float(), concepts, concepts[order], blend).mean()
-        styles = lessons.styles[plain % len(rgba)]
-        texture_loss = F.cross_entropy(textures.float(), styles, label_smoothing=LABEL_SMOOTHING)
-        updater.update(loss + texture_loss)
+        updater.update(loss)
         yield loss.detach()
 
 
@@ -182,21 +173,14 @@ def blended_loss(logits: Tensor, labels: Tensor, others: Tensor, blend: Tensor) 
     return blend * entropy(labels) + (1 - blend) * entropy(others)
 
 
-@torch.no_grad()
-def with_copies(images: Tensor, vae: AutoencoderKL) -> Tensor:
-    """Pictures (N, 3, H, W), and behind them what the base's autoencoder makes of them, in fp16.
+def finish_judge(judge: Judge, lessons: Lessons, vae: AutoencoderKL) -> None:
+    """After the network is trained: measure batch norm on clean artwork, then fit the style.
 
-    A style is read from both, since generated pictures come out of that autoencoder.
+    The style is read from every picture also as the base's autoencoder gives it back, since that is
+    how generated pictures come out. Batch norm's statistics are measured for the averaged weights.
     """
-    copies = [vae.decode(encode(vae, part)).sample.clamp(-1, 1) for part in images.split(64)]
-    return torch.cat([images, *copies]).half()
-
-
-def finish_judge(judge: Judge, lessons: Lessons, drawn: Tensor) -> None:
-    """After the networks are trained: measure batch norm on clean pictures, then fit the palette.
-
-    Batch norm's statistics are measured for the averaged weights; `drawn` is as in `train_judge`.
-    """
-    update_bn(iter(on_white(lessons.artwork.rgba).split(128)), judge)
-    update_bn((part.float() for part in drawn.split(128)), judge.texture)
-    fit_palette(judge.palette, drawn, lessons.styles.repeat(2))
+    images = on_white(lessons.artwork.rgba)
+    update_bn(iter(images.split(128)), judge)
+    with torch.no_grad():
+        parts = [vae.decode(encode(vae, part)).sample.clamp(-1, 1) for part in images.split(64)]
+    fit_style(judge.style, torch.cat([images, *parts]), lessons.styles.repeat(2))

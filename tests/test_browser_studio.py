@@ -192,7 +192,7 @@ def test_two_shipped_adapters_draw_a_picture(shipped_page: Page) -> None:
     page = shipped_page
     for name in ("high-contrast", "rocket"):
         page.locator(f".rack-card[data-name={name}]").click()
-    page.locator("#prompt textarea").fill("rocket, flat style, ink")
+    page.locator("#prompt textarea").fill("rocket, ink style")
     page.locator("#generate-start").click()
     finish(page)
     with page.expect_download() as download:

@@ -103,7 +103,7 @@ def test_judge_and_report(run: Path, pack: Path, tmp_path: Path) -> None:
     words = ["judge", "--name", "report", "--vae", run / "vae", "--out", judges]
     assert toy(*words, "--run", run, *training(pack)) == 0
     marks = json.loads((judges / "report" / "marks.json").read_text())
-    assert "flat/plum.png" in marks["pictures"]
+    assert set(marks["missed"]) == {"concept", "style"}
     found = tmp_path / "report.json"
     report = ["report", "--model", run / "model", "--judge", judges / "report", "--json", found]
     assert toy(*report, "--images", "2", "--sheets", tmp_path / "sheets") == 0

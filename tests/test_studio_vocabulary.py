@@ -42,6 +42,7 @@ def test_a_base_without_a_list_knows_any_word(tmp_path: Path) -> None:
         "a cute ice cream cone, fluent style",
         "Flat emoji of LIONS!",
         "piñata, noto style",
+        "fox, flat style, pixel art",
         "",
     ],
 )
@@ -63,18 +64,18 @@ def test_unknown_words_are_named_with_what_to_try(
     prompt: str, words: list[str], advice: str, shipped: Vocabulary
 ) -> None:
     assert shipped.unknown(prompt) == words
-    hint = shipped.hint(prompt, (), {"Unicorn": ("unicorn",), "Ink": ("flat style, ink",)})
+    hint = shipped.hint(prompt, (), {"Unicorn": ("unicorn",), "Ink": ("ink style",)})
     assert all(f"“{word}”" in hint for word in words)
     assert advice in hint
 
 
 def test_trigger_words_of_the_mix_are_known(shipped: Vocabulary) -> None:
-    assert shipped.hint("unicorn, flat style, ink", ("unicorn", "flat style, ink"), {}) == ""
+    assert shipped.hint("unicorn, ink style", ("unicorn", "ink style"), {}) == ""
 
 
 def test_a_picture_comes_with_the_hint(toy_base: Path, tmp_path: Path) -> None:
     library = AdapterLibrary(make_library(toy_base, tmp_path / "adapters"))
-    vocabulary = Vocabulary(("castle",), ("noto",), ("a", "style"), {})
+    vocabulary = Vocabulary(("castle",), ("noto",), ("pixel art",), ("a", "style"), {})
     engine = Engine(load_base(toy_base), library, "toy", vocabulary)
     assert engine.generate(recipe(prompt="a castle, noto style")).remarks == ()
     (remark,) = engine.generate(recipe(prompt="a robot, noto style")).remarks

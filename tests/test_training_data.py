@@ -25,7 +25,7 @@ def picture(path: Path, caption: str | None = "a thing", size: tuple[int, int] =
 
 def test_stray_files_are_passed_over(tmp_path: Path) -> None:
     picture(tmp_path / "b.png", "a b")
-    picture(tmp_path / "a.JPG", " a\n a ")
+    picture(tmp_path / "a.JPG", "\n a \t a ")
     for name in (".DS_Store", "Thumbs.db", "._b.png", "CREDITS.md", "LICENSE.txt", "notes.json"):
         (tmp_path / name).write_bytes(b"\x00stray")
     (tmp_path / "sub.png").mkdir()
@@ -93,6 +93,21 @@ def test_missing_captions_are_named_or_filled_by_the_instance_prompt(tmp_path: P
     assert str(caught.value).splitlines()[1:] == ["  - b.png", "  - c.png"]
     captions = read_folder(tmp_path, instance_prompt="a photo of sks").captions
     assert captions == ("a robot", "a photo of sks", "a photo of sks")
+
+
+def test_an_image_comes_once_with_each_of_its_captions(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", "robot, noto style\n\n  a   robot \n")
+    picture(tmp_path / "b.png", "robot")
+    dataset = read_folder(tmp_path)
+    assert [(image.path.stem, image.caption) for image in dataset.images] == [
+        ("a", "robot, noto style"),
+        ("a", "a robot"),
+        ("b", "robot"),
+    ]
+    assert dataset.files == 2
+    rows = [{"file_name": "a.png", "text": text} for text in ("one", "two", "")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read_folder(tmp_path, instance_prompt="x").captions == ("one", "two", "x")
 
 
 def test_captions_must_be_utf8(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def setting(default: Any, meaning: str, check: Check = lambda _: "", *, free: bo
 class Config:
     """Every setting of a run, resolved: what is written to `config.json`."""
 
-    data: str = setting("", "folder of images with .txt captions or metadata.jsonl", free=True)
+    data: str = setting(
+        "", "folder of images with .txt captions (one a line) or metadata.jsonl", free=True
+    )
     name: str = setting(
         "", "the adapter's name; the data folder's name, for lora with -lora", is_folder_name
     )

@@ -1,7 +1,8 @@
 """The training images of a folder and their captions, checked before anything is trained.
 
 Captions come from `metadata.jsonl` if it is there (`file_name` and `text` in every line), else from
-a .txt file of the same name beside each image; what has none gets the instance prompt.
+a .txt file of the same name beside each image; what has none gets the instance prompt. An image
+with several captions, one a line (or several lines of `metadata.jsonl`), is trained on with each.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ UNSUPPORTED = frozenset({".heic", ".heif", ".avif", ".svg", ".psd", ".jxl", ".ra
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One training image and the sha256 of its file."""
+    """One training image with one of its captions, and the sha256 of its file."""
 
     path: Path
     caption: str
@@ -37,7 +38,10 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a folder, sorted by name, and remarks on what was left out."""
+    """The images of a folder, sorted by name, and remarks on what was left out.
+
+    `images` holds an image once for each of its captions.
+    """
 
     folder: Path
     images: tuple[CaptionedImage, ...]
@@ -45,8 +49,13 @@ class Dataset:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """Every image's caption."""
+        """Every image's captions."""
         return tuple(image.caption for image in self.images)
+
+    @property
+    def files(self) -> int:
+        """How many image files there are."""
+        return len({image.path for image in self.images})
 
 
 def read_folder(
@@ -107,7 +116,10 @@ def shared_words(captions: Sequence[str]) -> str:
 
 
 def _captioned(
-    folder: Path, paths: Sequence[Path], captions: Mapping[Path, str], instance_prompt: str
+    folder: Path,
+    paths: Sequence[Path],
+    captions: Mapping[Path, Sequence[str]],
+    instance_prompt: str,
 ) -> tuple[CaptionedImage, ...]:
     missing = [path.name for path in paths if not captions.get(path)]
     if missing and not instance_prompt:
@@ -117,18 +129,23 @@ def _captioned(
         )
         headline = f"{len(missing)} of {len(paths)} images in {folder} have no caption ({remedy}):"
         raise DataError(bullets(headline, missing))
-    return tuple(CaptionedImage.of(path, captions.get(path) or instance_prompt) for path in paths)
+    return tuple(
+        CaptionedImage.of(path, caption)
+        for path in paths
+        for caption in captions.get(path) or [instance_prompt]
+    )
 
 
-def _captions_beside(paths: Sequence[Path]) -> dict[Path, str]:
-    captions: dict[Path, str] = {}
+def _captions_beside(paths: Sequence[Path]) -> dict[Path, list[str]]:
+    captions: dict[Path, list[str]] = {}
     faults = []
     for path in paths:
         beside = path.with_suffix(".txt")
         if not beside.is_file():
             continue
         try:
-            captions[path] = " ".join(beside.read_text(encoding="utf-8-sig").split())
+            lines = beside.read_text(encoding="utf-8-sig").splitlines()
+            captions[path] = [" ".join(line.split()) for line in lines if line.strip()]
         except UnicodeDecodeError:
             faults.append(beside.name)
     if faults:
@@ -136,15 +153,15 @@ def _captions_beside(paths: Sequence[Path]) -> dict[Path, str]:
     return captions
 
 
-def _listed_captions(metadata: Path) -> dict[Path, str]:
-    captions: dict[Path, str] = {}
+def _listed_captions(metadata: Path) -> dict[Path, list[str]]:
+    captions: dict[Path, list[str]] = {}
     faults = []
     for number, line in enumerate(metadata.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         try:
             path, caption = _listed_caption(metadata.parent, line.decode("utf-8-sig"))
-            captions[path] = caption
+            captions.setdefault(path, []).extend([caption] if caption else [])
         except ValueError as error:
             faults.append(f"line {number}: {error}")
     if faults:

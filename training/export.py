@@ -76,7 +76,7 @@ def describe(
     keys = _COMMON + _BY_METHOD[config.method] + (_PRIOR if config.keeps_prior else ())
     training = {key: _text(getattr(config, key)) for key in keys}
     training |= facts
-    training |= {"data": dataset.folder.resolve().name, "images": str(len(dataset.images))}
+    training |= {"data": dataset.folder.resolve().name, "images": str(dataset.files)}
     return AdapterInfo(
         name=config.name,
         title=config.title,

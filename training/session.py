@@ -80,7 +80,7 @@ class Session:
             method.close()
 
     def _announce(self, resume: bool) -> None:
-        config, images = self._config, len(self._dataset.images)
+        config, images = self._config, self._dataset.files
         for remark in self._dataset.remarks:
             self._report.warn(remark)
         self._report.note(
