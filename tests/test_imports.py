@@ -14,6 +14,8 @@ ORDER = [
     "errors",
     "delta",
     "masks",
+    "places",
+    "triton_scatter",
     "scatter",
     "components",
     "fingerprint",
@@ -35,6 +37,8 @@ ORDER = [
 OUTSIDE = {"numpy", "safetensors", "torch"}
 # `Adapter.load` and `save` reach for the formats, which build adapters, when they are called.
 LATE = {("adapter", "formats"), ("adapter", "formats.native")}
+# Triton is imported once there are weights on CUDA.
+LATE |= {("places", "triton_scatter")}
 # Which of our packages each may import, next to itself.
 ARROWS = {
     "shira_diffusion": set(),
@@ -95,8 +99,9 @@ def test_the_library_points_one_way(file: Path) -> None:
 @pytest.mark.parametrize("file", modules(LIBRARY), ids=library_name)
 def test_the_library_knows_torch_and_safetensors_alone(file: Path) -> None:
     allowed = OUTSIDE | {"shira_diffusion"} | set(sys.stdlib_module_names)
-    if library_name(file) == "pipeline":
-        allowed = allowed | {"diffusers", "transformers"}
+    allowed |= {"pipeline": {"diffusers", "transformers"}, "triton_scatter": {"triton"}}.get(
+        library_name(file), set()
+    )
     assert {name.partition(".")[0] for name in imported(file)} <= allowed
 
 
