@@ -39,6 +39,7 @@ ORDER = [
     "inbox",
     "taps",
     "tune",
+    "captured",
     "pipeline",
 ]
 OUTSIDE = {"numpy", "safetensors", "torch"}
