@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -28,10 +28,14 @@ SHAPES = [(40, 30), (1,), (0, 3), (32, 32), (5, 7), (3, 4, 2, 2), (2049,)]
 TAKEN = [1200, 1, 0, 1024, 0, 13, 1025]
 
 
-@pytest.fixture(autouse=True)
-def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["one thread", "three threads"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way of the hot path, for few entries too."""
     if INTERPRETED:
         monkeypatch.setattr(scatter, "_has_kernels", lambda table: table.is_flat)
+    if request.param == "three threads":
+        monkeypatch.setattr(scatter, "_ENTRIES_WORTH_A_THREAD", 1)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -202,7 +206,9 @@ def test_a_table_knows_when_its_weights_have_moved() -> None:
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=60)
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_programs_cover_every_entry_once(counts: list[int]) -> None:
     triton_scatter = pytest.importorskip("shira_diffusion.triton_scatter")
     seen = []
