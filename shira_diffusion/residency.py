@@ -61,7 +61,11 @@ class Residency:
         """Take in a new adapter, which lies on the CPU."""
         with self._lock:
             self._host[name] = packed
-            self._keep_host_budget(keep={name})
+            try:
+                self._keep_host_budget(keep={name})
+            except ShiraError:
+                del self._host[name]
+                raise
 
     def drop(self, name: str) -> None:
         """Forget an adapter everywhere."""
@@ -149,8 +153,17 @@ class Residency:
         sizes = {name: packed.nbytes for name, packed in self._host.items()}
         for name in _surplus(sizes, self._host_bytes, keep):
             if name not in self._disk:
-                self._disk[name] = _Spilled.write(name, self._host[name], self._spill_folder())
+                self._disk[name] = self._put_aside(name)
             del self._host[name]
+
+    def _put_aside(self, name: str) -> _Spilled:
+        try:
+            return _Spilled.write(self._host[name], self._spill_folder())
+        except (OSError, SafetensorError) as error:
+            raise ShiraError(
+                f"the adapter {name!r} cannot be put aside on disk ({error}); free some space, or "
+                "give Residency a larger host_bytes or another folder"
+            ) from error
 
     def _spill_folder(self) -> Path:
         if self._temporary is None:
@@ -168,15 +181,9 @@ class _Spilled:
     hollow: Packed
 
     @classmethod
-    def write(cls, name: str, packed: Packed, folder: Path) -> _Spilled:
+    def write(cls, packed: Packed, folder: Path) -> _Spilled:
         file = folder / f"{secrets.token_hex(8)}.safetensors"
-        try:
-            safetensors.torch.save_file({"indices": packed.indices, "values": packed.values}, file)
-        except (OSError, SafetensorError) as error:
-            raise ShiraError(
-                f"the adapter {name!r} cannot be put aside in {folder} ({error}); free some space "
-                "there, or give Residency a larger host_bytes or another folder"
-            ) from error
+        safetensors.torch.save_file({"indices": packed.indices, "values": packed.values}, file)
         nothing = torch.empty(0)
         hollow = replace(packed, indices=nothing, values=nothing)
         return cls(file, hollow)
