@@ -14,6 +14,8 @@ ORDER = [
     "errors",
     "delta",
     "masks",
+    "budgets",
+    "scores",
     "places",
     "triton_scatter",
     "scatter",
