@@ -7,6 +7,7 @@ is the memory-efficient training of Sparse High Rank Adapters, arXiv 2406.13175.
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -85,9 +86,11 @@ class SparseTuner:
         self._inbox = GradientInbox(self.values, self._counts)
         self._flags = [(weight, weight.requires_grad) for weight in self._module.parameters()]
         self._module.requires_grad_(False)
-        self._hooks = [hook for number in range(len(self._layers)) for hook in self._watch(number)]
+        hooks = [hook for number in range(len(self._layers)) for hook in self._watch(number)]
         by_weight = {layer.weight: layer.tap for layer in self._layers}
-        self._tapped = taps.attach(self._module, by_weight)
+        tapped = taps.attach(self._module, by_weight)
+        # A tuner that nobody holds any more stops watching, too, though it leaves its values.
+        self._unwatch = weakref.finalize(self, _unwatch, hooks, tapped)
         self._open = True
 
     @property
@@ -160,9 +163,7 @@ class SparseTuner:
             return
         self._put([group.base for group in self._groups])
         self._open = False
-        for hook in self._hooks:
-            hook.remove()
-        taps.detach(self._tapped)
+        self._unwatch()
         for layer in self._layers:
             layer.weight.grad = None
         for weight, flag in self._flags:
@@ -214,6 +215,12 @@ class SparseTuner:
             digest.update(f"{layer.name}:{tuple(layer.weight.shape)}:{indices.numel()};".encode())
             digest.update(indices.cpu().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _unwatch(hooks: Sequence[RemovableHandle], tapped: Sequence[taps.Tuned]) -> None:
+    for hook in hooks:
+        hook.remove()
+    taps.detach(tapped)
 
 
 def _layers(named: Mapping[str, nn.Parameter], indices: Mapping[str, Tensor]) -> list[_Layer]:

@@ -81,7 +81,7 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
         'batch = "four" is not a whole number',
         'rank = "high"',
         "no setting maks (did you mean mask?)",
-        'mask = "rnad" is not one of struct, rand, wm, grad, snip (did you mean rand?)',
+        'mask = "rnad" is not one of struct, rand, wm, sara, grad, snip (did you mean rand?)',
         "steps = 0 is not >= 1",
         "lr = NaN",
         "--set novalue: write it as key=value",

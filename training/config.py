@@ -95,6 +95,12 @@ class Config:
     targets: tuple[str, ...] = setting(("attention",), "groups of weights to adapt")
     mask: str = setting("rand", "which entries are trained", one_of(masks.KINDS))
     density: float = setting(0.05, "share of the targets' entries that is trained", is_share)
+    budget: str = setting(
+        "layer",
+        "layer gives each weight its share, global all together (the best scores anywhere)",
+        one_of(("layer", "global")),
+    )
+    avoid: tuple[str, ...] = setting((), "adapter files whose entries are left to them")
     calibration_batches: int = setting(8, "batches that score the grad and snip masks", at_least(1))
     rank: int | str = setting(
         "match", "LoRA rank; match has as many weights as the sparse one", is_rank
