@@ -42,6 +42,8 @@ ORDER = [
     "transaction",
     "residency",
     "switch",
+    "schedule",
+    "composite",
     "inbox",
     "taps",
     "tune",
