@@ -11,6 +11,7 @@ from shira_diffusion.errors import SettingError
 
 _HALF = 16
 _BINS = 1 << _HALF
+_ZERO = _BINS // 2
 
 
 def by_size(sizes: Mapping[str, int], total: int) -> dict[str, int]:
@@ -35,17 +36,19 @@ def by_score(names: Collection[str], score: Callable[[str], Tensor], total: int)
     those of earlier names count first. `score(name)` gives fp32 scores, as `masks.score` does. It
     is called three times a name, so that only one weight's scores need be in memory.
     """
-    high = sum((_histogram(_keys(score(name)) >> _HALF) for name in names), _empty())
-    _check_total(total, int(high.sum()))
+    # The edge, as an ordered integer: first its upper half, then the lower among those of that.
+    upper = sum((_histogram((_keys(score(name)) >> _HALF) + _ZERO) for name in names), _empty())
+    _check_total(total, int(upper.sum()))
     if total == 0:
         return dict.fromkeys(names, 0)
-    top, wanted = _bin_of(high, total)
-    low = _empty()
+    top, wanted = _bin_of(upper, total)
+    top -= _ZERO
+    lower = _empty()
     for name in names:
         keys = _keys(score(name))
-        low += _histogram(keys[keys >> _HALF == top] & (_BINS - 1))
-    bottom, wanted = _bin_of(low, wanted)
-    edge = (top << _HALF) + bottom
+        lower += _histogram(keys[keys >> _HALF == top] & (_BINS - 1))
+    bottom, wanted = _bin_of(lower, wanted)
+    edge = top * _BINS + bottom
     counts = {}
     for name in names:
         keys = _keys(score(name))
@@ -61,10 +64,10 @@ def _check_total(total: int, entries: int) -> None:
 
 
 def _keys(scores: Tensor) -> Tensor:
-    """The scores as whole numbers from 0 to 2^32 - 1 in the same order, flat int64."""
+    """The scores as int32 in the same order, flat."""
     # Adding 0 makes -0 a 0. A positive float's bits rise with it, a negative one's fall.
-    bits = (scores.float().flatten() + 0.0).view(torch.int32).long()
-    return torch.where(bits >= 0, bits, ~bits - (1 << 31)) + (1 << 31)
+    bits = (scores.float().flatten() + 0.0).view(torch.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _empty() -> Tensor:

@@ -114,7 +114,7 @@ def score(
         )
     found = found.contiguous()
     for indices in among:
-        found.view(-1)[indices.long()] = -math.inf
+        found.view(-1)[indices.long().to(found.device)] = -math.inf
     return found
 
 
@@ -137,32 +137,39 @@ def select(
     """
     _check_kind(kind)
     numel = _check_k(weight.shape, k)
-    taken = torch.cat(list(among)).unique() if among else torch.empty(0, dtype=torch.int64)
-    free = numel - taken.numel()
-    if k > free:
+    free = _free(numel, among)
+    if k > int(free.sum()):
         raise SettingError(
             f"{k} entries are wanted of a weight {tuple(weight.shape)} in which other adapters "
-            f"leave {free}; lower the density, or avoid fewer adapters"
+            f"leave {int(free.sum())}; lower the density, or avoid fewer adapters"
         )
     if kind in SCORED:
         return _largest(score(kind, weight, gradient, among), k)
     if kind == "struct":
-        return _struct_outside(taken, weight.shape, k, offset)
+        return _struct_among(free, weight.shape, k, offset)
     if generator is None:
         raise SettingError("the mask 'rand' needs a generator; see masks.layer_generator")
-    return _sorted(_outside(taken, _shuffled(numel, generator))[:k], numel)
+    order = _shuffled(numel, generator)
+    return _sorted(order[free.to(order.device)[order]][:k], numel)
 
 
-def _struct_outside(taken: Tensor, shape: Sequence[int], k: int, offset: int) -> Tensor:
-    """A struct mask of so many more entries, its rows closer together, that k are not `taken`."""
+def _struct_among(free: Tensor, shape: Sequence[int], k: int, offset: int) -> Tensor:
+    """A struct mask of so many more entries, its rows closer together, that k are `free`."""
     asked = k
-    while (fresh := _outside(taken, struct(shape, asked, offset))).numel() < k:
+    while True:
+        chosen = struct(shape, asked, offset)
+        fresh = chosen[free[chosen.long()]]
+        if fresh.numel() >= k:
+            return fresh[_spaced(fresh.numel(), k)]
         asked += k - fresh.numel()
-    return fresh[_spaced(fresh.numel(), k)]
 
 
-def _outside(taken: Tensor, entries: Tensor) -> Tensor:
-    return entries[~torch.isin(entries, taken.to(entries.dtype))]
+def _free(numel: int, among: Sequence[Tensor]) -> Tensor:
+    """Which entries none of `among` names, (numel,) bool on the CPU."""
+    free = torch.ones(numel, dtype=torch.bool)
+    for indices in among:
+        free[indices.long().cpu()] = False
+    return free
 
 
 def _check_kind(kind: str) -> None:
