@@ -49,8 +49,8 @@ def train_dense(
 
 def mask(weight: Tensor, indices: Tensor) -> Tensor:
     """Ones at the entries, in the weight's shape."""
-    ones = torch.zeros(weight.numel(), dtype=weight.dtype)
-    ones[indices.long()] = 1.0
+    ones = torch.zeros(weight.numel(), dtype=weight.dtype, device=weight.device)
+    ones[indices.long().to(weight.device)] = 1.0
     return ones.reshape(weight.shape)
 
 
