@@ -1,5 +1,6 @@
 """SparseTuner in compiled models: the same gradients, gathered inside, without recompiling."""
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -138,3 +139,36 @@ def test_compiled_autocast_and_checkpointing_agree_with_eager() -> None:
     assert first is not None
     assert first.any()
     torch.testing.assert_close(first, second, rtol=0.05, atol=1e-4)
+
+
+class Odd(nn.Module):
+    """Weights that no layer of a known kind uses alone: functional, shared, normalising."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.inner = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.head = nn.Linear(WIDTH, 9, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.inner(self.norm(self.embed(tokens)))
+        return self.head(nn.functional.linear(hidden, self.inner.weight.t()))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_use_of_a_weight_counts_once(compiled: bool) -> None:
+    torch.manual_seed(0)
+    module = Odd()
+    dense = copy.deepcopy(module)
+    indices = {
+        name: masks.rand(weight.shape, 15, masks.layer_generator(0, name))
+        for name, weight in module.named_parameters()
+    }
+    tuner = SparseTuner(module, indices)
+    run = torch.compile(module, backend="aot_eager", fullgraph=True) if compiled else module
+    for number in range(2):
+        loss(run, number).backward()
+        loss(dense, number).backward()
+    torch.testing.assert_close(tuner.values.grad, gradient_at(dense, indices))
