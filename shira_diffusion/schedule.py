@@ -14,7 +14,7 @@ Mix = Mapping[str, float]
 Schedule = Callable[[int, int], Mix]
 """From a denoising step, 0 to steps - 1, and the number of steps to that step's mix."""
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
-"""What diffusers calls after each step with pipeline, step, timestep and tensors, which it returns."""
+"""Called by diffusers after each step with pipeline, step, timestep and tensors; returns these."""
 
 
 def phases(*parts: tuple[float, Mix]) -> Schedule:
