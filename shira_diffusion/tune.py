@@ -68,8 +68,9 @@ class SparseTuner:
 
     A weight's dense gradient lives until its entries are gathered; all of them reach
     `values.grad` when the backward pass ends. It is the one thing that several processes have to
-    reduce. Call `write` after each optimizer step: fp16 and bf16 weights get the nearest number to
-    their entry of `values`, so steps too small for them add up there and show in time.
+    reduce; DistributedDataParallel around the module would reduce dense gradients instead. Call
+    `write` after each optimizer step: fp16 and bf16 weights get the nearest number to their entry
+    of `values`, so steps too small for them add up there and show in time.
 
     All other parameters are frozen until `close`, which puts base values and `requires_grad` flags
     back. Move the module before, not while, it is tuned; compile it before or after.

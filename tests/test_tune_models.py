@@ -267,3 +267,19 @@ def test_a_copy_of_a_tuned_module_computes_the_same() -> None:
         assert torch.equal(language_loss(twin, 0), language_loss(model, 0))
         twin.load_state_dict(model.state_dict())
     assert torch.equal(language_loss(twin, 0), language_loss(model, 0))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_weight_without_entries_stays_as_it_is(compiled: bool) -> None:
+    torch.manual_seed(0)
+    pair = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    base = copy.deepcopy(pair)
+    none, some = torch.empty(0, dtype=torch.int32), torch.tensor([1, 5], dtype=torch.int32)
+    tuner = SparseTuner(pair, {"0.weight": none, "1.weight": some})
+    run = torch.compile(pair, backend="aot_eager", fullgraph=True) if compiled else pair
+    run(torch.ones(1, 3)).sum().backward()
+    torch.optim.SGD(tuner.parameters(), lr=1.0).step()
+    tuner.write()
+    assert torch.equal(pair[0].weight, base[0].weight)
+    assert (pair[1].weight != base[1].weight).flatten().nonzero().flatten().tolist() == [1, 5]
+    assert tuner.deltas()["0.weight"].nnz == 0
