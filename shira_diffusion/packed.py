@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from shira_diffusion.delta import SparseDelta
+from shira_diffusion.delta import SparseDelta, bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +78,5 @@ class Packed:
 
 def peak(values: Tensor) -> float:
     """The largest absolute value, infinite where there is a NaN, 0 where there is nothing."""
-    if not values.numel():
-        return 0.0
-    low, high = (float(end) for end in values.aminmax())
-    largest = max(-low, high)
-    return largest if largest == largest else float("inf")
+    low, high = bounds(values)
+    return math.inf if math.isnan(low) else max(-low, high)
