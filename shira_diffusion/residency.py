@@ -132,7 +132,9 @@ class Residency:
             packed = packed.pinned()
             if name in self._host:
                 self._host[name] = packed
-        stream = self._streams.setdefault(device, torch.cuda.Stream(device))
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        stream = self._streams[device]
         with torch.cuda.stream(stream):
             return _Copy(packed.to(device, non_blocking=True), stream.record_event())
 
