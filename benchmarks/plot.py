@@ -42,7 +42,8 @@ def drawn(content: dict[str, object], title: str, *, log: bool) -> Figure:
     ]
     colours = [_OURS if "ours" in row["name"] else _PEERS for row in rows]
     bars = axes.barh([row["name"] for row in rows], medians, xerr=whiskers, color=colours)
-    axes.bar_label(bars, [f"{median:.3g}" for median in medians], padding=6)
+    labels = [f"{median:,.0f}" if median >= 100 else f"{median:.3g}" for median in medians]
+    axes.bar_label(bars, labels, padding=6)
     axes.invert_yaxis()
     axes.set_xscale("log" if log else "linear")
     axes.margins(x=0.15)
