@@ -6,6 +6,7 @@ name of one bare module has no component.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ class Links:
 
     def __init__(self, weights: Weights, slots: Sequence[str]):
         self.weights = tuple(weights.live(slot) for slot in slots)
-        links: dict[tuple[int, str], tuple[Mapping[str, object], str, object]] = {}
+        links: dict[tuple[int, str], tuple[dict[str, Any], str, object]] = {}
         for slot in slots:
             component = component_of(slot, weights.modules)
             module = weights.modules[component]
@@ -124,11 +125,15 @@ class Links:
                 links[id(module), name] = (module._modules, name, child)
                 module = child
             links[id(module), last] = (module._parameters, last, module.get_parameter(last))
-        self._links = tuple(links.values())
+        self._boxes = [box for box, _, _ in links.values()]
+        self._names = [name for _, name, _ in links.values()]
+        self._contents = [content for _, _, content in links.values()]
 
     def hold(self) -> bool:
         """Whether nothing on the way to the weights was replaced or removed."""
-        return all(box.get(name) is one for box, name, one in self._links)
+        # SDXL's attention has a thousand such steps; maps in C take half the time of a loop.
+        found = map(dict.get, self._boxes, self._names)
+        return all(map(operator.is_, found, self._contents))
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
