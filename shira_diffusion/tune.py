@@ -209,12 +209,12 @@ class SparseTuner:
 
     def _layout(self) -> str:
         digest = hashlib.sha256()
-        for group in self._groups:
-            digest.update(group.base.cpu().view(torch.uint8).numpy().tobytes())
-        for layer in self._layers:
+        bases = (part for group in self._groups for part in group.places.split(group.base))
+        for layer, base in zip(self._layers, bases, strict=True):
             indices = layer.tap.indices
             digest.update(f"{layer.name}:{tuple(layer.weight.shape)}:{indices.numel()};".encode())
-            digest.update(indices.cpu().view(torch.uint8).numpy().tobytes())
+            for content in (indices, base):
+                digest.update(content.cpu().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -136,6 +136,10 @@ def test_resolved_settings_survive_json_and_differences_are_named(tmp_path: Path
         "density was 0.05, now 0.9",
         "lr was 0.001, now 0.5",
     ]
+    del stored["budget"]
+    assert differences(stored, config) == []
+    changed = dataclasses.replace(config, budget="global")
+    assert differences(stored, changed) == ["budget was 'layer', now 'global'"]
 
 
 def test_help_names_every_setting() -> None:

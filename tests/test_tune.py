@@ -167,6 +167,16 @@ def test_resume_equals_going_on() -> None:
         assert torch.equal(weight, second.get_parameter(name))
 
 
+def test_states_of_earlier_versions_still_fit() -> None:
+    some = torch.tensor([1, 4], dtype=torch.int32)
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    for number, weight in enumerate(module.parameters()):
+        weight.data.fill_(number + 1)
+    tuner = SparseTuner(module, {"0.weight": some, "1.weight": some})
+    # Pinned: with another layout no stored run could be resumed.
+    assert tuner.state_dict()["layout"].startswith("d5361f933e9d4b9a")
+
+
 def test_resume_elsewhere_is_refused() -> None:
     module = net()
     indices = chosen(module, "rand")

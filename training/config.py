@@ -158,12 +158,16 @@ def to_json(config: Config) -> str:
 
 
 def differences(before: Mapping[str, Any], config: Config) -> list[str]:
-    """Say which settings that shape the training differ from those of the run's `config.json`."""
+    """Say which settings that shape the training differ from those of the run's `config.json`.
+
+    A run that is older than a setting has its default.
+    """
     after = json.loads(to_json(config))
+    earlier = json.loads(to_json(Config())) | dict(before)
     return [
-        f"{key} was {before.get(key)!r}, now {after[key]!r}"
+        f"{key} was {earlier[key]!r}, now {after[key]!r}"
         for key, field in FIELDS.items()
-        if not field.metadata["free"] and before.get(key) != after[key]
+        if not field.metadata["free"] and earlier[key] != after[key]
     ]
 
 
