@@ -26,6 +26,15 @@ class MismatchError(ShiraError):
     """An adapter does not fit this model: a name, a shape, another base, a moved weight."""
 
 
+class EntriesChangedError(MismatchError):
+    """Something else wrote to entries of a weight: number `weight` of its table, in step `step`."""
+
+    def __init__(self, weight: int, step: int):
+        super().__init__(f"entries of weight {weight} do not hold what was last written to them")
+        self.weight = weight
+        self.step = step
+
+
 class UnknownAdapterError(ShiraError):
     """No adapter of this name is loaded."""
 

@@ -1,4 +1,6 @@
-"""Which entries of a weight to train: the masks of Sparse High Rank Adapters (arXiv 2406.13175).
+"""Which entries of a weight to train.
+
+The masks of Sparse High Rank Adapters (arXiv 2406.13175), and SaRA's (arXiv 2409.06633).
 
 Every mask returns exactly `k` flat indices, sorted and unique, of the type that `SparseDelta` has.
 """
@@ -15,7 +17,8 @@ from torch import Tensor
 from shira_diffusion.delta import index_dtype
 from shira_diffusion.errors import SettingError, nearest
 
-KINDS = ("struct", "rand", "wm", "grad", "snip")
+SCORED = ("wm", "sara", "grad", "snip")
+KINDS = ("struct", "rand", *SCORED)
 
 
 def count(numel: int, density: float) -> int:
@@ -34,8 +37,7 @@ def layer_generator(seed: int, name: str) -> torch.Generator:
 def rand(shape: Sequence[int], k: int, generator: torch.Generator) -> Tensor:
     """Draw k entries of a weight of `shape`, each set of k equally likely."""
     numel = _check_k(shape, k)
-    drawn = torch.randperm(numel, generator=generator, device=generator.device)[:k]
-    return _sorted(drawn, numel)
+    return _sorted(_shuffled(numel, generator)[:k], numel)
 
 
 def struct(shape: Sequence[int], k: int, offset: int = 0) -> Tensor:
@@ -66,23 +68,54 @@ def struct(shape: Sequence[int], k: int, offset: int = 0) -> Tensor:
 
 def wm(weight: Tensor, k: int) -> Tensor:
     """The k largest magnitudes of the weight."""
-    return _largest(weight.detach().float().abs(), k, "weight")
+    return _largest(score("wm", weight), k)
+
+
+def sara(weight: Tensor, k: int) -> Tensor:
+    """The k smallest magnitudes of the weight, as SaRA chooses them (arXiv 2409.06633)."""
+    return _largest(score("sara", weight), k)
 
 
 def grad(gradient: Tensor, k: int) -> Tensor:
     """The k largest magnitudes of a gradient gathered on calibration data."""
-    return _largest(gradient.detach().float().abs(), k, "gradient")
+    return _largest(score("grad", gradient, gradient), k)
 
 
 def snip(weight: Tensor, gradient: Tensor, k: int) -> Tensor:
     """The k largest |weight * gradient| (SNIP, arXiv 1810.02340)."""
-    if weight.shape != gradient.shape:
+    return _largest(score("snip", weight, gradient), k)
+
+
+def score(
+    kind: str, weight: Tensor, gradient: Tensor | None = None, among: Sequence[Tensor] = ()
+) -> Tensor:
+    """What one of the kinds `SCORED` takes the largest of: fp32, in the weight's shape.
+
+    `grad` and `snip` need `gradient`. Entries that `among` names, as in `select`, score -infinity.
+    Raises `SettingError` for NaN and infinity, too.
+    """
+    _check_kind(kind)
+    if kind in ("wm", "sara"):
+        found = weight.detach().float().abs()
+        found = -found if kind == "sara" else found
+    elif gradient is None:
+        raise SettingError(f"the mask {kind!r} needs a gradient from calibration data")
+    elif gradient.shape != weight.shape:
         raise SettingError(
             f"the gradient's shape {tuple(gradient.shape)} is not the weight's "
             f"{tuple(weight.shape)}"
         )
-    score = (weight.detach().float() * gradient.detach().float()).abs()
-    return _largest(score, k, "weight * gradient")
+    else:
+        found = gradient.detach().float().abs()
+        found = found * weight.detach().float().abs() if kind == "snip" else found
+    if not bool(torch.isfinite(found).all()):
+        raise SettingError(
+            f"weight or gradient hold NaN or infinity, so the mask {kind!r} means nothing"
+        )
+    found = found.contiguous()
+    for indices in among:
+        found.view(-1)[indices.long().to(found.device)] = -math.inf
+    return found
 
 
 def select(
@@ -92,24 +125,56 @@ def select(
     *,
     generator: torch.Generator | None = None,
     gradient: Tensor | None = None,
+    offset: int = 0,
+    among: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Choose k entries of `weight` by the mask named `kind`, one of `KINDS`.
+    """Choose k entries of `weight` by the mask named `kind`, one of `KINDS`, disjoint from `among`.
 
-    `rand` needs `generator`, `grad` and `snip` need `gradient`; `SettingError` says so.
+    `rand` needs `generator`, `grad` and `snip` need `gradient`; `offset` is that of `struct`.
+    `among` holds the indices that other adapters have in this weight: the k are the best of the
+    entries that they leave free. Raises `SettingError` when something is missing or too few are
+    free.
     """
+    _check_kind(kind)
+    numel = _check_k(weight.shape, k)
+    free = _free(numel, among)
+    if k > int(free.sum()):
+        raise SettingError(
+            f"{k} entries are wanted of a weight {tuple(weight.shape)} in which other adapters "
+            f"leave {int(free.sum())}; lower the density, or avoid fewer adapters"
+        )
+    if kind in SCORED:
+        return _largest(score(kind, weight, gradient, among), k)
     if kind == "struct":
-        return struct(weight.shape, k)
-    if kind == "wm":
-        return wm(weight, k)
-    if kind == "rand":
-        if generator is None:
-            raise SettingError("the mask 'rand' needs a generator; see masks.layer_generator")
-        return rand(weight.shape, k, generator)
+        return _struct_among(free, weight.shape, k, offset)
+    if generator is None:
+        raise SettingError("the mask 'rand' needs a generator; see masks.layer_generator")
+    order = _shuffled(numel, generator)
+    return _sorted(order[free.to(order.device)[order]][:k], numel)
+
+
+def _struct_among(free: Tensor, shape: Sequence[int], k: int, offset: int) -> Tensor:
+    """A struct mask of so many more entries, its rows closer together, that k are `free`."""
+    asked = k
+    while True:
+        chosen = struct(shape, asked, offset)
+        fresh = chosen[free[chosen.long()]]
+        if fresh.numel() >= k:
+            return fresh[_spaced(fresh.numel(), k)]
+        asked += k - fresh.numel()
+
+
+def _free(numel: int, among: Sequence[Tensor]) -> Tensor:
+    """Which entries none of `among` names, (numel,) bool on the CPU."""
+    free = torch.ones(numel, dtype=torch.bool)
+    for indices in among:
+        free[indices.long().cpu()] = False
+    return free
+
+
+def _check_kind(kind: str) -> None:
     if kind not in KINDS:
         raise SettingError(f"there is no mask {kind!r}; {nearest(kind, KINDS, most=len(KINDS))}")
-    if gradient is None:
-        raise SettingError(f"the mask {kind!r} needs a gradient from calibration data")
-    return grad(gradient, k) if kind == "grad" else snip(weight, gradient, k)
 
 
 def _check_k(shape: Sequence[int], k: int) -> int:
@@ -124,11 +189,13 @@ def _spaced(total: int, k: int) -> Tensor:
     return torch.arange(k) * total // k
 
 
-def _largest(score: Tensor, k: int, what: str) -> Tensor:
-    numel = _check_k(score.shape, k)
-    if not bool(torch.isfinite(score).all()):
-        raise SettingError(f"the {what} holds NaN or infinity, so its largest entries mean nothing")
-    return _sorted(score.flatten().topk(k, sorted=False).indices, numel)
+def _largest(scores: Tensor, k: int) -> Tensor:
+    numel = _check_k(scores.shape, k)
+    return _sorted(scores.flatten().topk(k, sorted=False).indices, numel)
+
+
+def _shuffled(numel: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(numel, generator=generator, device=generator.device)
 
 
 def _sorted(indices: Tensor, numel: int) -> Tensor:

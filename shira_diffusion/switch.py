@@ -4,19 +4,52 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from shira_diffusion.adapter import Adapter
 from shira_diffusion.components import Weights
-from shira_diffusion.delta import VALUE_DTYPES, SparseDelta
-from shira_diffusion.errors import MismatchError, SettingError, UnknownAdapterError, nearest
+from shira_diffusion.delta import SparseDelta
+from shira_diffusion.errors import (
+    EntriesChangedError,
+    MismatchError,
+    SettingError,
+    UnknownAdapterError,
+    nearest,
+)
 from shira_diffusion.fingerprint import fingerprint
-from shira_diffusion.patch import Patch
+from shira_diffusion.packed import Packed
+from shira_diffusion.places import Step
+from shira_diffusion.plan import Plan
+from shira_diffusion.residency import Residency
+from shira_diffusion.sites import Group, Sites, followed, require_fit
+from shira_diffusion.transaction import all_or_none, naming, turns
+
+# Of how many sets of adapters the joined entries and their base values are kept.
+_PLANS = 8
+
+Steps = Mapping[Group, Step]
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """The shapes of the weights that an adapter changes, by slot."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A mix and what it did to the weights: from `expected`, their base, to `values`."""
+
+    mix: Mapping[str, float] = field(default_factory=dict)
+    steps: Steps = field(default_factory=dict)
 
 
 class AdapterSwitcher:
@@ -32,17 +65,24 @@ class AdapterSwitcher:
     that its weights still hold the mix. Weights that something else changed in the meantime
     (training, another program's fuse) cannot be restored and are refused with `MismatchError`.
     So are weights on `meta`, as sequential CPU offload leaves them.
+
+    The entries of every mix are looked at whenever it is left, so this holds on a GPU too; it is
+    what the host waits for, once in a switch. `residency` says how much memory loaded adapters
+    may take.
     """
 
-    def __init__(self, target: Any):
+    def __init__(self, target: Any, residency: Residency | None = None):
         self._weights = Weights(target)
         self._fingerprints = MappingProxyType(
             {component: fingerprint(module) for component, module in self._weights.modules.items()}
         )
+        self._residency = residency if residency is not None else Residency()
         self._lock = threading.RLock()
-        self._adapters: dict[str, Mapping[str, SparseDelta]] = {}
-        self._active: dict[str, float] = {}
-        self._patches: dict[str, Patch] = {}
+        self._adapters: dict[str, _Loaded] = {}
+        self._home = torch.device("cpu")
+        self._state = _State()
+        self._sites: Sites | None = None
+        self._plans: OrderedDict[tuple[str, ...], Mapping[Group, Plan]] = OrderedDict()
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
@@ -57,7 +97,7 @@ class AdapterSwitcher:
     @property
     def active(self) -> Mapping[str, float]:
         """The mix that is in the model now, strengths of 0 left out."""
-        return dict(self._active)
+        return dict(self._state.mix)
 
     def add(self, name: str, adapter: Adapter) -> None:
         """Load an adapter under `name`; the model does not change yet.
@@ -69,15 +109,29 @@ class AdapterSwitcher:
             if name in self._adapters:
                 raise SettingError(f"an adapter {name!r} is already loaded; remove it first")
             self._require_same_base(name, adapter)
-            self._adapters[name] = self._bound(name, adapter)
+            deltas = self._by_slot(name, adapter)
+            self._residency.put(name, Packed.of(deltas))
+            self._adapters[name] = _Loaded({slot: one.shape for slot, one in deltas.items()})
 
     def remove(self, name: str) -> None:
         """Forget an adapter, taking it out of the model first if it is active."""
         with self._lock:
             self._require_known(name)
-            if name in self._active:
-                self.set({one: strength for one, strength in self._active.items() if one != name})
+            active = self.active
+            if name in active:
+                self.set({one: strength for one, strength in active.items() if one != name})
             del self._adapters[name]
+            self._residency.drop(name)
+            self._forget_plans(lambda names: name in names)
+
+    def prefetch(self, *names: str) -> None:
+        """Start bringing adapters to the model's device, for a `set` that comes soon.
+
+        Does not wait for whoever holds the switcher.
+        """
+        for name in names:
+            self._require_known(name)
+        self._residency.prefetch(names, self._home)
 
     def set(self, mix: Mapping[str, float]) -> None:
         """Make `mix` (name -> strength) the adapters in the model; 0 means not applied.
@@ -101,7 +155,7 @@ class AdapterSwitcher:
         Blocks may nest. The mix of before comes back at the end, less what was removed inside.
         """
         with self._lock:
-            before = [(name, self._adapters[name], one) for name, one in self._active.items()]
+            before = [(name, self._adapters[name], one) for name, one in self.active.items()]
             self.set(mix)
             try:
                 yield
@@ -125,8 +179,8 @@ class AdapterSwitcher:
                     "adapter.for_base(switcher.fingerprints)"
                 )
 
-    def _bound(self, name: str, adapter: Adapter) -> dict[str, SparseDelta]:
-        """The adapter's changes by the model's own slots, on the devices of the weights."""
+    def _by_slot(self, name: str, adapter: Adapter) -> dict[str, SparseDelta]:
+        """The adapter's changes by the model's own slots."""
         bound: dict[str, SparseDelta] = {}
         for weight_name, delta in adapter.deltas.items():
             slot = self._weights.slot(weight_name)
@@ -135,18 +189,11 @@ class AdapterSwitcher:
                     f"the adapter {name!r} changes the weight {slot!r} under two names, as it is "
                     "shared in this model"
                 )
-            weight = self._live(slot, delta.shape)
-            bound[slot] = delta.to(weight.device)
+            weight = self._weights.live(slot)
+            require_fit(slot, weight, delta.shape)
+            self._home = weight.device
+            bound[slot] = delta
         return bound
-
-    def _live(self, slot: str, shape: tuple[int, ...]) -> Tensor:
-        weight = self._weights.live(slot)
-        if tuple(weight.shape) != shape or weight.dtype not in VALUE_DTYPES:
-            raise MismatchError(
-                f"the weight {slot!r} is {weight.dtype} {tuple(weight.shape)} in this model, but "
-                f"adapters change it as fp16, bf16 or fp32 {shape}"
-            )
-        return weight
 
     def _strength(self, name: str, value: float) -> float:
         self._require_known(name)
@@ -162,35 +209,92 @@ class AdapterSwitcher:
 
     def _exchange(self, mix: dict[str, float]) -> None:
         """Put the base back and `mix` in, or leave everything as it was."""
-        terms: dict[str, list[tuple[SparseDelta, float]]] = {}
-        for name in sorted(mix):
-            for slot, delta in self._adapters[name].items():
-                terms.setdefault(slot, []).append((delta, mix[name]))
-        live = {slot: self._live(slot, changes[0][0].shape) for slot, changes in terms.items()}
-        old: dict[str, Patch] = {}
-        for slot, patch in self._patches.items():
-            live[slot] = self._live(slot, patch.shape)
-            old[slot] = self._followed(slot, patch, live[slot])
-        new: dict[str, Patch] = {}
-        try:
-            for slot, patch in old.items():
-                patch.restore(live[slot])
-            for slot, changes in terms.items():
-                new[slot] = Patch.plan(live[slot], changes)
-                new[slot].apply(live[slot])
-        except BaseException:
-            for slot, patch in new.items():
-                patch.restore(live[slot])
-            for slot, patch in old.items():
-                patch.apply(live[slot])
-            raise
-        self._patches, self._active = new, mix
+        if not mix and not self._state.mix:
+            return
+        sites, old = self._followed(mix)
+        names = tuple(sorted(mix))
+        known = self._plans.get(names) if sites is self._sites else None
+        if known is not None:
+            try:
+                self._commit(sites, mix, known, self._switched(sites, old, known, mix))
+            except EntriesChangedError:
+                # The base may have been changed while nothing was in it: read it again.
+                del self._plans[names]
+            else:
+                return
+        self._commit(sites, mix, *self._planned(sites, old, mix))
 
-    def _followed(self, slot: str, patch: Patch, weight: Tensor) -> Patch:
-        try:
-            return patch.follow(weight)
-        except MismatchError as error:
-            raise MismatchError(
-                f"the weight {slot!r} cannot be given back its base: {error}; load the base anew "
-                "and make a new AdapterSwitcher"
-            ) from error
+    def _followed(self, mix: Mapping[str, float]) -> tuple[Sites, Steps]:
+        """The weights of the old and the new mix as they lie now, and the old mix in them."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in (*self._state.mix, *mix):
+            shapes |= self._adapters[name].shapes
+        known = self._sites
+        if known is not None and known.is_current():
+            if shapes.keys() <= known.shapes.keys():
+                return known, self._state.steps
+            shapes |= known.shapes
+        sites = Sites(self._weights, shapes)
+        return sites, followed(self._state.steps, sites.groups)
+
+    def _switched(
+        self, sites: Sites, old: Steps, plans: Mapping[Group, Plan], mix: Mapping[str, float]
+    ) -> Steps:
+        """From the old steps to the planned ones, with one exchange for each group."""
+        new = {group: plan.step(mix) for group, plan in plans.items()}
+        with all_or_none() as take:
+            for group in sites.groups:
+                take(group.table, turns(old.get(group), new.get(group)))
+        return new
+
+    def _planned(
+        self, sites: Sites, old: Steps, mix: Mapping[str, float]
+    ) -> tuple[Mapping[Group, Plan], Steps]:
+        """From the old steps to those of a new plan, for which the base is read in between."""
+        home = sites.groups[0].table.device if sites.groups else self._home
+        self._residency.prefetch(mix, home)
+        with all_or_none() as take:
+            for group, step in old.items():
+                with naming(group):
+                    take(group.table, [step.reversed()])
+            packed = self._residency.fetch(mix, home)
+            plans = {}
+            for group in sites.groups:
+                parts = {
+                    name: part.over(group.slots, group.table.device)
+                    for name, part in packed.items()
+                }
+                touching = {name: part for name, part in parts.items() if part.values.numel()}
+                if touching:
+                    plans[group] = Plan(group.table, touching)
+            new = {group: plan.step(mix) for group, plan in plans.items()}
+            for group, step in new.items():
+                with naming(group):
+                    take(group.table, [step])
+        return plans, new
+
+    def _commit(
+        self, sites: Sites, mix: Mapping[str, float], plans: Mapping[Group, Plan], steps: Steps
+    ) -> None:
+        self._state = _State(mix, steps)
+        names = tuple(sorted(mix))
+        if sites is not self._sites:
+            self._sites = sites
+            self._plans.clear()
+        self._plans[names] = plans
+        self._plans.move_to_end(names)
+        if len(self._plans) > _PLANS:
+            self._plans.popitem(last=False)
+        if sites.groups:
+            self._home = sites.groups[0].table.device
+        # A plan holds on to the memory of its adapters, which the budget may want back.
+        self._forget_plans(
+            lambda known: (
+                known != names
+                and not all(self._residency.holds(name, self._home) for name in known)
+            )
+        )
+
+    def _forget_plans(self, unwanted: Callable[[tuple[str, ...]], bool]) -> None:
+        for names in [names for names in self._plans if unwanted(names)]:
+            del self._plans[names]

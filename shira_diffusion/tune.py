@@ -7,28 +7,55 @@ is the memory-efficient training of Sparse High Rank Adapters, arXiv 2406.13175.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from shira_diffusion import taps
 from shira_diffusion.components import unwrapped
 from shira_diffusion.delta import VALUE_DTYPES, SparseDelta, check_indices
 from shira_diffusion.errors import DeltaError, MismatchError, SettingError, ShiraError, nearest
-from shira_diffusion.scatter import read, write
+from shira_diffusion.inbox import GradientInbox
+from shira_diffusion.places import Places, WeightTable
+from shira_diffusion.scatter import read, read_many, write_many
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One tuned weight, its entries, their base values, and where they lie in the flat vector."""
+    """One tuned weight and its entries."""
 
+    name: str
     weight: nn.Parameter
-    indices: Tensor
+    tap: taps.Tap
+
+
+@dataclass(eq=False)
+class _Group:
+    """The tuned weights of one dtype: their entries, base values and part of the flat vector."""
+
+    table: WeightTable
+    places: Places
     base: Tensor
     part: slice
+
+    def refresh(self) -> None:
+        """Find the weights again if their memory was replaced."""
+        if self.table.is_current():
+            return
+        table = WeightTable(self.table.weights)
+        if (table.device, table.dtype) != (self.table.device, self.table.dtype):
+            raise MismatchError(
+                f"the tuned weights are {table.dtype} on {table.device} now, but were "
+                f"{self.table.dtype} on {self.table.device} when SparseTuner was made; move the "
+                "module back as it was"
+            )
+        self.table = table
 
 
 class SparseTuner:
@@ -39,48 +66,77 @@ class SparseTuner:
     fp32 equals dense training with masked gradients bit for bit; weight decay must be 0, since it
     would pull at the entries and not at the change.
 
-    A weight's dense gradient lives until its entries are added to `values.grad`. Call `write`
-    after each optimizer step. All other parameters are frozen until `close`, which puts base
-    values and `requires_grad` flags back. Move the module before, not while, it is tuned.
+    A weight's dense gradient lives until its entries are gathered; all of them reach
+    `values.grad` when the backward pass ends. It is the one thing that several processes have to
+    reduce; DistributedDataParallel around the module would reduce dense gradients instead. Call
+    `write` after each optimizer step: fp16 and bf16 weights get the nearest number to their entry
+    of `values`, so steps too small for them add up there and show in time.
+
+    All other parameters are frozen until `close`, which puts base values and `requires_grad` flags
+    back. Move the module before, not while, it is tuned; compile it before or after.
     """
 
     def __init__(self, module: nn.Module, indices: Mapping[str, Tensor]):
         self._module = unwrapped(module)
+        if any(isinstance(part, taps.Tuned) for part in self._module.modules()):
+            raise MismatchError("this module is being tuned already; close its SparseTuner first")
         self._layers = _layers(dict(self._module.named_parameters()), indices)
-        masters = [layer.base.float() for layer in self._layers.values()]
-        self.values = nn.Parameter(torch.cat(masters))
+        self._groups = _groups(self._layers)
+        self.values = nn.Parameter(torch.cat([group.base.float() for group in self._groups]))
+        self._counts = [layer.tap.indices.numel() for layer in self._layers]
+        self._inbox = GradientInbox(self.values, self._counts)
         self._flags = [(weight, weight.requires_grad) for weight in self._module.parameters()]
         self._module.requires_grad_(False)
-        self._hooks = [self._watch(layer) for layer in self._layers.values()]
+        hooks = [hook for number in range(len(self._layers)) for hook in self._watch(number)]
+        by_weight = {layer.weight: layer.tap for layer in self._layers}
+        tapped = taps.attach(self._module, by_weight)
+        # A tuner that nobody holds any more stops watching, too, though it leaves its values.
+        self._unwatch = weakref.finalize(self, _unwatch, hooks, tapped)
         self._open = True
 
     @property
     def indices(self) -> Mapping[str, Tensor]:
-        """The tuned entries of every weight, by name in sorted order, as they lie in `values`."""
-        return {name: layer.indices for name, layer in self._layers.items()}
+        """The tuned entries of every weight, in the order in which they lie in `values`.
+
+        That is by name, and by dtype before that where weights of several dtypes are tuned.
+        """
+        return {layer.name: layer.tap.indices for layer in self._layers}
 
     def parameters(self) -> list[nn.Parameter]:
         """What an optimizer gets: the one flat vector."""
         return [self.values]
 
     def write(self) -> None:
-        """Bring the live weights up to date with `values`, rounded to the weights' dtype."""
-        self._require_open()
-        for layer in self._layers.values():
-            write(layer.weight, layer.indices, self._part(layer).to(layer.weight.dtype))
+        """Bring the live weights up to date with `values`, rounded to the weights' dtype.
+
+        Raises `MismatchError` when the module is on another device or in another dtype now.
+        """
+        if not self._open:
+            raise ShiraError("this SparseTuner is closed and the base is back; make a new one")
+        values = self.values.detach()
+        self._put([values[group.part].to(group.table.dtype) for group in self._groups])
+
+    def hold_gradient(self) -> Tensor:
+        """`values.grad` (nnz,), zeros if it was None: always the same memory.
+
+        A CUDA graph that records a backward pass adds to it, see `shira_diffusion.captured`.
+        """
+        return self._inbox.hold()
 
     def deltas(self) -> dict[str, SparseDelta]:
         """What was learned so far: `values` less the base, in fp32.
 
         Raises `DeltaError` when the training has diverged.
         """
+        base = torch.cat([group.base.float() for group in self._groups])
+        parts = (self.values.detach() - base).split(self._counts)
         changes = {}
-        for name, layer in self._layers.items():
-            change = self._part(layer) - layer.base.float()
+        for layer, change in zip(self._layers, parts, strict=True):
+            shape = tuple(layer.weight.shape)
             try:
-                changes[name] = SparseDelta(layer.indices, change, tuple(layer.weight.shape))
+                changes[layer.name] = SparseDelta(layer.tap.indices, change.clone(), shape)
             except DeltaError as error:
-                raise DeltaError(f"the training of {name!r} failed: {error}") from error
+                raise DeltaError(f"the training of {layer.name!r} failed: {error}") from error
         return changes
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,12 +162,11 @@ class SparseTuner:
         """Put base values and `requires_grad` flags back and stop watching; may be called twice."""
         if not self._open:
             return
+        self._put([group.base for group in self._groups])
         self._open = False
-        for hook in self._hooks:
-            hook.remove()
-        for layer in self._layers.values():
+        self._unwatch()
+        for layer in self._layers:
             layer.weight.grad = None
-            write(layer.weight, layer.indices, layer.base)
         for weight, flag in self._flags:
             weight.requires_grad_(flag)
 
@@ -121,42 +176,59 @@ class SparseTuner:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _watch(self, layer: _Layer) -> RemovableHandle:
+    def _watch(self, number: int) -> list[RemovableHandle]:
+        """Gather the gradient of a weight, and take what a tap has gathered in compiled code."""
+        layer, inbox = self._layers[number], self._inbox
         layer.weight.grad = None
         layer.weight.requires_grad_(True)
 
         def gather(weight: Tensor) -> None:
-            assert weight.grad is not None
-            entries = read(weight.grad, layer.indices).float()
+            # Compiled code gives a tapped weight no gradient, and its hook is called all the same.
+            if weight.grad is None:
+                return
+            dense = weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
+            inbox.put(number, read(dense, layer.tap.indices))
             weight.grad = None
-            if self.values.grad is None:
-                self.values.grad = torch.zeros_like(self.values)
-            self.values.grad[layer.part] += entries
 
-        return layer.weight.register_post_accumulate_grad_hook(gather)
+        def take(port: Tensor) -> None:
+            assert port.grad is not None
+            inbox.put(number, port.grad)
+            port.grad = None
 
-    def _part(self, layer: _Layer) -> Tensor:
-        return self.values.detach()[layer.part]
+        return [
+            layer.weight.register_post_accumulate_grad_hook(gather),
+            layer.tap.port.register_post_accumulate_grad_hook(take),
+        ]
+
+    def _put(self, values: Sequence[Tensor]) -> None:
+        """Write all groups' values, or none when a weight has gone elsewhere."""
+        for group in self._groups:
+            group.refresh()
+        for group, part in zip(self._groups, values, strict=True):
+            write_many(group.table, group.places, part)
 
     def _layout(self) -> str:
         digest = hashlib.sha256()
-        for name, layer in self._layers.items():
-            digest.update(f"{name}:{tuple(layer.weight.shape)}:{layer.indices.numel()};".encode())
-            for content in (layer.indices, layer.base):
+        bases = (part for group in self._groups for part in group.places.split(group.base))
+        for layer, base in zip(self._layers, bases, strict=True):
+            indices = layer.tap.indices
+            digest.update(f"{layer.name}:{tuple(layer.weight.shape)}:{indices.numel()};".encode())
+            for content in (indices, base):
                 digest.update(content.cpu().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def _require_open(self) -> None:
-        if not self._open:
-            raise ShiraError("this SparseTuner is closed and the base is back; make a new one")
+
+def _unwatch(hooks: Sequence[RemovableHandle], tapped: Sequence[taps.Tuned]) -> None:
+    for hook in hooks:
+        hook.remove()
+    taps.detach(tapped)
 
 
-def _layers(named: Mapping[str, nn.Parameter], indices: Mapping[str, Tensor]) -> dict[str, _Layer]:
-    """Every tuned weight in sorted order, checked before anything is changed."""
+def _layers(named: Mapping[str, nn.Parameter], indices: Mapping[str, Tensor]) -> list[_Layer]:
+    """Every tuned weight, by dtype and name, checked before anything is changed."""
     if not indices:
         raise SettingError("there is no weight to train; give indices of at least one")
-    layers: dict[str, _Layer] = {}
-    start = 0
+    layers = []
     for name, entries in sorted(indices.items()):
         weight = named.get(name)
         if weight is None:
@@ -170,11 +242,25 @@ def _layers(named: Mapping[str, nn.Parameter], indices: Mapping[str, Tensor]) ->
             check_indices(entries, weight.numel())
         except DeltaError as error:
             raise DeltaError(f"the entries to train in {name!r}: {error}") from error
-        here = entries.to(weight.device)
-        part = slice(start, start + here.numel())
-        layers[name] = _Layer(weight, here, read(weight, here), part)
-        start = part.stop
-    devices = {layer.weight.device for layer in layers.values()}
+        layers.append(_Layer(name, weight, taps.Tap.of(entries.to(weight.device))))
+    devices = {layer.weight.device for layer in layers}
     if len(devices) > 1:
         raise MismatchError(f"the weights lie on several devices, {sorted(map(str, devices))}")
-    return layers
+    return sorted(layers, key=_dtype)
+
+
+def _groups(layers: Sequence[_Layer]) -> list[_Group]:
+    groups: list[_Group] = []
+    start = 0
+    for _, same in groupby(layers, key=_dtype):
+        members = list(same)
+        table = WeightTable([layer.weight for layer in members])
+        places = Places.join([layer.tap.indices for layer in members])
+        stop = start + places.indices.numel()
+        groups.append(_Group(table, places, read_many(table, places), slice(start, stop)))
+        start = stop
+    return groups
+
+
+def _dtype(layer: _Layer) -> str:
+    return str(layer.weight.dtype)

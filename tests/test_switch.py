@@ -84,6 +84,53 @@ def test_a_mix_is_the_dense_sum_and_clear_is_the_base(dtype: torch.dtype, densit
     assert switcher.active == {}
 
 
+def test_an_adapter_that_changes_nothing() -> None:
+    module = net()
+    base = weights(module)
+    switcher = AdapterSwitcher(module)
+    switcher.add("none", Adapter({}, AdapterInfo("none")))
+    switcher.add("some", adapter_for(module, 1))
+    for mix in ({"none": 1.0}, {"none": 0.5}, {"none": 1.0, "some": 1.0}, {"none": 1.0}):
+        switcher.set(mix)
+        assert switcher.active == mix
+        assert_weights(module, mixed(base, [(adapter_for(module, 1), 1.0)] * ("some" in mix)))
+    switcher.clear()
+    assert_weights(module, base)
+
+
+def test_weights_of_several_dtypes_switch_together_or_not_at_all() -> None:
+    def mixed_net() -> nn.Sequential:
+        module = net()
+        module[2].to(torch.bfloat16)
+        return module
+
+    module = mixed_net()
+    base = weights(module)
+    one, two = adapter_for(module, 1), adapter_for(module, 2)
+    switcher = AdapterSwitcher(module)
+    switcher.add("one", one)
+    switcher.add("two", two)
+    for mix, parts in (
+        ({"one": 1.0}, [(one, 1.0)]),
+        ({"two": 0.5}, [(two, 0.5)]),
+        ({"one": 1.0}, [(one, 1.0)]),
+        ({"one": 0.3, "two": 1.0}, [(one, 0.3), (two, 1.0)]),
+    ):
+        switcher.set(mix)
+        assert_weights(module, mixed(base, parts))
+    with torch.no_grad():
+        module[2].weight.add_(1.0)
+    spoiled = weights(module)
+    for mix in ({}, {"one": 1.0}, {"one": 0.5, "two": 1.0}):
+        with pytest.raises(MismatchError, match=r"'2\.weight' cannot be given back"):
+            switcher.set(mix)
+        assert_weights(module, spoiled)
+    with torch.no_grad():
+        module[2].weight.copy_(mixed(base, [(one, 0.3), (two, 1.0)])["2.weight"])
+    switcher.clear()
+    assert_weights(module, base)
+
+
 def test_addresses_and_names_stay() -> None:
     module = net()
     before = {name: weight.data_ptr() for name, weight in module.named_parameters()}

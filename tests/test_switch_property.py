@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor, nn
 
-from shira_diffusion import patch as patch_module
+from shira_diffusion import scatter
 from shira_diffusion.adapter import Adapter, AdapterInfo
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import ShiraError
@@ -30,7 +30,7 @@ class DiskOnFireError(Exception):
 def write_that_fails_at(call: int) -> Iterator[None]:
     """Let the `call`-th write fail, and only that one."""
     calls = 0
-    real = patch_module.write
+    real = scatter.write
 
     def write(weight: Tensor, indices: Tensor, values: Tensor) -> None:
         nonlocal calls
@@ -40,7 +40,7 @@ def write_that_fails_at(call: int) -> Iterator[None]:
         real(weight, indices, values)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(patch_module, "write", write)
+        patched.setattr(scatter, "write", write)
         yield
 
 
@@ -144,6 +144,18 @@ class SwitcherMachine(RuleBasedStateMachine):
         self.mix = {}
         self.base_is_there()
 
+    @rule(name=st.sampled_from(["0.weight", "1.weight", "2.weight"]), flat=st.booleans())
+    def lie_elsewhere(self, name: str, flat: bool) -> None:
+        weight = self.module.get_parameter(name)
+        kept = torch.contiguous_format if flat else torch.preserve_format
+        weight.data = weight.data.clone(memory_format=kept)
+
+    @precondition(lambda self: not self.mix)
+    @rule(name=st.sampled_from(["0.weight", "1.bias", "2.weight"]), by=st.sampled_from([0.5, -3.0]))
+    def train_the_base(self, name: str, by: float) -> None:
+        self.module.get_parameter(name).data.add_(by)
+        self.base[name] = self.module.get_parameter(name).detach().clone()
+
     # Where a cast turns a mix into infinity or equal NaNs, the old mix may not be told apart.
     @precondition(lambda self: next(iter(self.base.values())).dtype == torch.float32)
     @rule(to=st.sampled_from([torch.bfloat16, torch.float16]))
@@ -190,4 +202,5 @@ def expected_weights(
 
 
 TestSwitcher = SwitcherMachine.TestCase
-TestSwitcher.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+# 10,000 operations.
+TestSwitcher.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -81,7 +81,7 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
         'batch = "four" is not a whole number',
         'rank = "high"',
         "no setting maks (did you mean mask?)",
-        'mask = "rnad" is not one of struct, rand, wm, grad, snip (did you mean rand?)',
+        'mask = "rnad" is not one of struct, rand, wm, sara, grad, snip (did you mean rand?)',
         "steps = 0 is not >= 1",
         "lr = NaN",
         "--set novalue: write it as key=value",
@@ -136,6 +136,10 @@ def test_resolved_settings_survive_json_and_differences_are_named(tmp_path: Path
         "density was 0.05, now 0.9",
         "lr was 0.001, now 0.5",
     ]
+    del stored["budget"]
+    assert differences(stored, config) == []
+    changed = dataclasses.replace(config, budget="global")
+    assert differences(stored, changed) == ["budget was 'layer', now 'global'"]
 
 
 def test_help_names_every_setting() -> None:

@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, masks
+from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, SparseDelta, masks
+from shira_diffusion.errors import MismatchError
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.formats import lora as lora_format
 from shira_diffusion.pipeline import target_weights
@@ -213,6 +214,62 @@ def test_gradient_masks_take_the_largest_scores(
         k = masks.count(weight.numel(), 0.1)
         chosen = indices[name]
         assert set(chosen.tolist()) == set(score.flatten().topk(k).indices.tolist())
+
+
+@pytest.mark.parametrize("mask", masks.KINDS)
+def test_a_global_budget_is_hit_exactly(toy_pipe: StableDiffusionXLPipeline, mask: str) -> None:
+    unet = toy_pipe.unet
+    weights = target_weights(unet, ["attention"])
+    # Other gradients in every weight, so that a score has its favourites.
+    found = {
+        name: weight.detach().roll(1) * (1 + number % 3)
+        for number, (name, weight) in enumerate(weights.items())
+    }
+    config = settings(mask=mask, budget="global", density=0.03)
+    chosen = methods.create(config, unet, lambda _: found, None).state()["indices"]
+    total = round(0.03 * sum(weight.numel() for weight in weights.values()))
+    assert sum(indices.numel() for indices in chosen.values()) == total
+    if mask in masks.SCORED:
+        every, kept = [], []
+        for name, weight in weights.items():
+            score = masks.score(mask, weight, found[name]).flatten()
+            every.append(score)
+            kept.append(score[chosen[name].long()] if name in chosen else score[:0])
+        best = torch.cat(every).topk(total).values
+        assert torch.equal(torch.cat(kept).sort(descending=True).values, best)
+
+
+@pytest.mark.parametrize("budget", ["layer", "global"])
+@pytest.mark.parametrize("mask", ["struct", "rand", "sara"])
+def test_what_other_adapters_have_is_avoided(
+    toy_pipe: StableDiffusionXLPipeline, tmp_path: Path, mask: str, budget: str
+) -> None:
+    paths: list[str] = []
+    seen: dict[str, set[int]] = {}
+    for number in range(3):
+        config = settings(mask=mask, budget=budget, density=0.1, avoid=tuple(paths))
+        method = methods.create(config, toy_pipe.unet, no_gradients, None)
+        for name, indices in method.state()["indices"].items():
+            assert seen.setdefault(name, set()).isdisjoint(indices.tolist())
+            seen[name].update(indices.tolist())
+        paths.append(str(tmp_path / f"{number}.safetensors"))
+        method.save(Path(paths[-1]), AdapterInfo("x"))
+        method.close()
+    entries = sum(
+        weight.numel() for weight in target_weights(toy_pipe.unet, ["attention"]).values()
+    )
+    assert sum(map(len, seen.values())) == pytest.approx(0.3 * entries, rel=0.01)
+
+
+def test_avoiding_an_adapter_of_another_base_is_refused(
+    toy_pipe: StableDiffusionXLPipeline, tmp_path: Path
+) -> None:
+    name = next(iter(target_weights(toy_pipe.unet, ["attention"])))
+    delta = SparseDelta(torch.tensor([0], dtype=torch.int32), torch.ones(1), (1, 1))
+    path = tmp_path / "other.safetensors"
+    Adapter({f"unet.{name}": delta}, AdapterInfo("other")).save(path)
+    with pytest.raises(MismatchError, match=r"avoid.*other\.safetensors.*\(1, 1\)"):
+        methods.create(settings(avoid=(str(path),)), toy_pipe.unet, no_gradients, None)
 
 
 def test_adapters_of_other_names_have_other_random_masks(

@@ -2,10 +2,11 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 import torch
+from masked_training import gradient_at, train_dense, train_sparse
 from torch import Tensor, nn
 
 from shira_diffusion import masks
@@ -72,33 +73,6 @@ def chosen(module: nn.Module, kind: str, density: float = 0.2) -> dict[str, Tens
     return indices
 
 
-def train_sparse(
-    module: nn.Module, tuner: SparseTuner, optimizer: torch.optim.Optimizer, steps: range
-) -> None:
-    for step in steps:
-        for micro in range(2):
-            (loss(module, 2 * step + micro) / 2).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        tuner.write()
-
-
-def train_dense(
-    module: nn.Module, masked: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, steps: range
-) -> None:
-    """The reference: every weight is trained, with its gradient times the mask."""
-    named = dict(module.named_parameters())
-    for step in steps:
-        for micro in range(2):
-            (loss(module, 2 * step + micro) / 2).backward()
-        for name, mask in masked.items():
-            gradient = named[name].grad
-            assert gradient is not None
-            gradient.mul_(mask)
-        optimizer.step()
-        optimizer.zero_grad()
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("density", [0.01, 0.2, 1.0])
 @pytest.mark.parametrize("kind", masks.KINDS)
@@ -108,21 +82,16 @@ def test_equals_dense_training_with_masked_gradients(
     sparse, dense, base = net(), net(), net()
     indices = chosen(sparse, kind, density)
     tuner = SparseTuner(sparse, indices)
-    train_sparse(sparse, tuner, OPTIMIZERS[optimizer](tuner.parameters()), range(5))
-    named = dict(dense.named_parameters())
-    masked = {}
-    for name, entries in indices.items():
-        mask = torch.zeros(named[name].numel())
-        mask[entries.long()] = 1.0
-        masked[name] = mask.reshape(named[name].shape)
-    train_dense(dense, masked, OPTIMIZERS[optimizer]([named[name] for name in masked]), range(5))
+    train_sparse(sparse, tuner, OPTIMIZERS[optimizer](tuner.parameters()), loss, range(5))
+    trained = [dense.get_parameter(name) for name in indices]
+    train_dense(dense, indices, OPTIMIZERS[optimizer](trained), loss, range(5))
     deltas = tuner.deltas()
     for name, weight in sparse.named_parameters():
-        before = base.get_parameter(name).detach()
-        assert torch.equal(weight.detach(), named[name].detach()), name
-        if name in masked:
+        before, wanted = (other.get_parameter(name).detach() for other in (base, dense))
+        assert torch.equal(weight.detach(), wanted), name
+        if name in indices:
             assert not torch.equal(weight.detach(), before)
-            assert torch.equal(deltas[name].to_dense(), named[name].detach() - before)
+            assert torch.equal(deltas[name].to_dense(), wanted - before)
         else:
             assert torch.equal(weight.detach(), before)
 
@@ -136,12 +105,8 @@ def test_gradients_are_gathered_and_freed() -> None:
         loss(module, step).backward()
         loss(dense, step).backward()
     assert all(weight.grad is None for weight in module.parameters())
-    expected = [
-        dense.get_parameter(name).grad.flatten()[indices[name].long()]  # type: ignore[union-attr]
-        for name in sorted(indices)
-    ]
     assert tuner.values.grad is not None
-    assert torch.equal(tuner.values.grad, torch.cat(expected))
+    assert torch.equal(tuner.values.grad, gradient_at(dense, indices))
     assert list(tuner.indices) == sorted(indices)
 
 
@@ -152,7 +117,7 @@ def test_close_leaves_the_module_as_it_was(dtype: torch.dtype) -> None:
     with SparseTuner(module, chosen(net(), "rand")) as tuner:
         assert not module.norm.weight.requires_grad
         assert module.first.weight.requires_grad
-        train_sparse(module, tuner, OPTIMIZERS["adamw"](tuner.parameters()), range(2))
+        train_sparse(module, tuner, OPTIMIZERS["adamw"](tuner.parameters()), loss, range(2))
         assert not torch.equal(module.first.weight, before.first.weight)
     for name, weight in module.named_parameters():
         assert torch.equal(weight.detach(), before.get_parameter(name).detach())
@@ -184,22 +149,32 @@ def test_resume_equals_going_on() -> None:
     straight, first, second = net(), net(), net()
     indices = chosen(straight, "snip")
     tuner = SparseTuner(straight, indices)
-    train_sparse(straight, tuner, OPTIMIZERS["adamw"](tuner.parameters()), range(4))
+    train_sparse(straight, tuner, OPTIMIZERS["adamw"](tuner.parameters()), loss, range(4))
 
     half = SparseTuner(first, indices)
     optimizer = OPTIMIZERS["adamw"](half.parameters())
-    train_sparse(first, half, optimizer, range(2))
+    train_sparse(first, half, optimizer, loss, range(2))
     saved = copy.deepcopy((half.state_dict(), optimizer.state_dict()))
-    train_sparse(first, half, optimizer, range(2, 3))
+    train_sparse(first, half, optimizer, loss, range(2, 3))
 
     resumed = SparseTuner(second, indices)
     optimizer = OPTIMIZERS["adamw"](resumed.parameters())
     resumed.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])
-    train_sparse(second, resumed, optimizer, range(2, 4))
+    train_sparse(second, resumed, optimizer, loss, range(2, 4))
     assert torch.equal(resumed.values, tuner.values)
     for name, weight in straight.named_parameters():
         assert torch.equal(weight, second.get_parameter(name))
+
+
+def test_states_of_earlier_versions_still_fit() -> None:
+    some = torch.tensor([1, 4], dtype=torch.int32)
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    for number, weight in enumerate(module.parameters()):
+        weight.data.fill_(number + 1)
+    tuner = SparseTuner(module, {"0.weight": some, "1.weight": some})
+    # Pinned: with another layout no stored run could be resumed.
+    assert tuner.state_dict()["layout"].startswith("d5361f933e9d4b9a")
 
 
 def test_resume_elsewhere_is_refused() -> None:
@@ -224,7 +199,7 @@ def test_resume_elsewhere_is_refused() -> None:
 def test_an_adapter_gives_the_trained_weights() -> None:
     module = net(torch.bfloat16)
     tuner = SparseTuner(module, chosen(net(), "rand"))
-    train_sparse(module, tuner, OPTIMIZERS["momentum"](tuner.parameters()), range(3))
+    train_sparse(module, tuner, OPTIMIZERS["momentum"](tuner.parameters()), loss, range(3))
     trained = {name: weight.detach().clone() for name, weight in module.named_parameters()}
     deltas = tuner.deltas()
     tuner.close()

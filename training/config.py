@@ -97,6 +97,12 @@ class Config:
     targets: tuple[str, ...] = setting(("attention",), "groups of weights to adapt")
     mask: str = setting("rand", "which entries are trained", one_of(masks.KINDS))
     density: float = setting(0.05, "share of the targets' entries that is trained", is_share)
+    budget: str = setting(
+        "layer",
+        "layer gives each weight its share, global all together (the best scores anywhere)",
+        one_of(("layer", "global")),
+    )
+    avoid: tuple[str, ...] = setting((), "adapter files whose entries are left to them")
     calibration_batches: int = setting(8, "batches that score the grad and snip masks", at_least(1))
     rank: int | str = setting(
         "match", "LoRA rank; match has as many weights as the sparse one", is_rank
@@ -154,12 +160,16 @@ def to_json(config: Config) -> str:
 
 
 def differences(before: Mapping[str, Any], config: Config) -> list[str]:
-    """Say which settings that shape the training differ from those of the run's `config.json`."""
+    """Say which settings that shape the training differ from those of the run's `config.json`.
+
+    A run that is older than a setting has its default.
+    """
     after = json.loads(to_json(config))
+    earlier = json.loads(to_json(Config())) | dict(before)
     return [
-        f"{key} was {before.get(key)!r}, now {after[key]!r}"
+        f"{key} was {earlier[key]!r}, now {after[key]!r}"
         for key, field in FIELDS.items()
-        if not field.metadata["free"] and before.get(key) != after[key]
+        if not field.metadata["free"] and earlier[key] != after[key]
     ]
 
 

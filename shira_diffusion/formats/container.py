@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,16 @@ class Header:
 
 @dataclass(frozen=True, eq=False)
 class Container:
-    """A file in memory; `checksum` is that of its content, whatever `metadata` claims."""
+    """A file in memory."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
-    checksum: str
+    hashing: Future[str]
+
+    @property
+    def checksum(self) -> str:
+        """That of its content, whatever `metadata` claims; waits until it is known."""
+        return self.hashing.result()
 
 
 def read_header(path: Path) -> Header:
@@ -64,7 +70,11 @@ def read(path: Path) -> Container:
             f"{path}: it holds a tensor that torch cannot read ({error!r}); get the file again"
         ) from error
     header, body = _split(data)
-    return Container(tensors, header.get(_METADATA, {}), _checksum(header, body))
+    # Another core hashes while the caller decodes.
+    pool = ThreadPoolExecutor(1)
+    hashing = pool.submit(_checksum, header, body)
+    pool.shutdown(wait=False)
+    return Container(tensors, header.get(_METADATA, {}), hashing)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -5,6 +5,8 @@ A byte below 255 skips as many entries and marks the next one; 255 skips 255 and
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,8 +39,11 @@ def decode(code: Tensor, nnz: int, numel: int) -> Tensor:
         raise FormatError(f"the gap code marks {marks.size} entries but there are {nnz} values")
     if steps.size and steps[-1] == _SKIP:
         raise FormatError("the gap code ends in a skip")
+    # Half the bytes take half the time, as long as no code of this length can count beyond them.
+    short = (_SKIP + 1) * steps.size < 2**31
+    kind: np.dtype[np.signedinteger[Any]] = np.dtype(np.int32 if short else np.int64)
     # A mark moves past the entry itself too, a skip only over what it skips.
-    places = np.cumsum(steps, dtype=np.int64)[marks] + np.arange(marks.size)
+    places = np.cumsum(steps, dtype=kind)[marks] + np.arange(marks.size, dtype=kind)
     if marks.size and places[-1] >= numel:
         raise FormatError(f"the gap code reaches entry {places[-1]} of a weight with {numel}")
     return torch.from_numpy(places).to(index_dtype(numel))

@@ -57,15 +57,14 @@ def load(path: str | Path) -> Adapter:
     file = container.read(path)
     try:
         _check_version(file.metadata)
-        if file.metadata.get(container.CHECKSUM_KEY) != file.checksum:
-            raise FormatError("its checksum is wrong: the file was damaged or edited")
-        info = metadata.decode(file.metadata)
-        if info is None:
-            raise FormatError(f"its metadata lack {metadata.INFO_KEY!r}")
-        shapes = _shapes(file.metadata)
-        _check_names(shapes, file.tensors)
-        deltas = {name: _delta(name, shape, file.tensors) for name, shape in shapes.items()}
-        return Adapter(deltas, info)
+        try:
+            adapter = _adapter(file)
+        except (FormatError, DeltaError):
+            # What is damaged may look like anything; that it is damaged is the better answer.
+            _check_content(file)
+            raise
+        _check_content(file)
+        return adapter
     except (FormatError, DeltaError) as error:
         raise FormatError(f"{path}: {error}; copy or download it again, or save it anew") from error
 
@@ -82,6 +81,22 @@ def _check_version(stated: Mapping[str, str]) -> None:
             "Studio to use it"
         )
     raise FormatError(f"there is no format version {version[:20]!r}")
+
+
+def _check_content(file: container.Container) -> None:
+    if file.metadata.get(container.CHECKSUM_KEY) != file.checksum:
+        raise FormatError("its checksum is wrong: the file was damaged or edited")
+
+
+def _adapter(file: container.Container) -> Adapter:
+    info = metadata.decode(file.metadata)
+    if info is None:
+        raise FormatError(f"its metadata lack {metadata.INFO_KEY!r}")
+    shapes = _shapes(file.metadata)
+    _check_names(shapes, file.tensors)
+    return Adapter(
+        {name: _delta(name, shape, file.tensors) for name, shape in shapes.items()}, info
+    )
 
 
 def _shapes(stated: Mapping[str, str]) -> dict[str, tuple[int, ...]]:

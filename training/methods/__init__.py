@@ -8,8 +8,9 @@ from torch import nn
 from shira_diffusion.pipeline import target_weights
 from training.config import Config
 from training.methods.base import Gradients, Method
+from training.methods.entries import choose_indices
 from training.methods.lora import Lora, matching_rank
-from training.methods.shira import Shira, choose_indices
+from training.methods.shira import Shira
 
 __all__ = ["Gradients", "Method", "create"]
 

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shira_diffusion import Adapter, AdapterInfo, SparseTuner, masks
-from training.config import Config
-from training.methods.base import Gradients
+from shira_diffusion import Adapter, AdapterInfo, SparseTuner
 
 
 class Shira:
@@ -49,23 +47,3 @@ class Shira:
     def close(self) -> None:
         """Put the base's values back."""
         self._tuner.close()
-
-
-def choose_indices(
-    config: Config, weights: Mapping[str, nn.Parameter], gradients: Gradients
-) -> dict[str, Tensor]:
-    """Return which entries of each weight to train, the same for the same settings.
-
-    The adapter's name takes part in the seed: random masks of two adapters overlap by chance only.
-    """
-    scores = gradients(weights) if config.mask in ("grad", "snip") else {}
-    return {
-        name: masks.select(
-            config.mask,
-            weight.detach().cpu(),
-            masks.count(weight.numel(), config.density),
-            generator=masks.layer_generator(config.seed, f"{config.name}/{name}"),
-            gradient=scores.get(name),
-        )
-        for name, weight in weights.items()
-    }

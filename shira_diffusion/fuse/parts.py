@@ -1,4 +1,4 @@
-"""Make one adapter out of several, on the sparse changes themselves."""
+"""What every way of fusing shares: weight by weight, and what is known of the result."""
 
 from __future__ import annotations
 
@@ -6,23 +6,32 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 from shira_diffusion.adapter import Adapter, AdapterInfo
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import MismatchError, SettingError
+from shira_diffusion.union import Union
+
+Parts = Sequence[tuple[Adapter, float]]
+"""Adapters and the strengths at which they are taken."""
+
+Rule = Callable[[Union, Sequence[Tensor]], Tensor]
+"""From the union of the entries and strength * change of each part, fp32, to one value an entry."""
 
 
-def weighted_sum(parts: Sequence[tuple[Adapter, float]], *, name: str) -> Adapter:
-    """The sum of strength * change over all `parts`, as one adapter.
+def fused(parts: Parts, rule: Rule, *, name: str, how: str = "") -> Adapter:
+    """One adapter out of `parts`, by `rule` for each weight; `how` is noted in its history.
 
-    It touches exactly the union of their entries; values are fp32 and do not depend on the order
-    of `parts`. Applied at strength 1 it gives the weights that the mix itself gives, bit for bit.
-    Raises `MismatchError` for adapters of different bases or shapes.
+    It touches exactly the union of their entries, with values in fp32. Raises `SettingError` for
+    strengths that are not finite or that leave fp32's range, and `MismatchError` for adapters of
+    different bases or shapes.
     """
     if not parts:
         raise SettingError("there is nothing to fuse; give at least one adapter")
+    for _, strength in parts:
+        if not math.isfinite(strength):
+            raise SettingError(f"a strength must be a finite number, got {strength}")
     by_weight: dict[str, list[tuple[SparseDelta, float]]] = {}
     for adapter, strength in parts:
         for weight_name, delta in adapter.deltas.items():
@@ -35,49 +44,19 @@ def weighted_sum(parts: Sequence[tuple[Adapter, float]], *, name: str) -> Adapte
                 f"the adapters change {weight_name!r} as weights of different shapes, {shapes}; "
                 "they belong to different models"
             )
-        deltas[weight_name] = sum_deltas(terms)
-    return Adapter(deltas, _fused_info(parts, name))
+        deltas[weight_name] = _fused_weight(terms, rule)
+    return Adapter(deltas, _fused_info(parts, name, how))
 
 
-def sum_deltas(terms: Sequence[tuple[SparseDelta, float]]) -> SparseDelta:
-    """The sum of strength * delta for one weight, in fp32 on the union of the entries.
-
-    All deltas have one shape and device. Where three or more meet, the terms of an entry are
-    added from the smallest to the largest: a sum of floats depends on its order, and this one
-    must not depend on that of `terms`. Raises `SettingError` for strengths that are not finite or
-    that leave fp32's range.
-    """
-    for _, strength in terms:
-        if not math.isfinite(strength):
-            raise SettingError(f"a strength must be a finite number, got {strength}")
-    scaled = [(delta.indices, delta.values.float() * strength) for delta, strength in terms]
-    shape = terms[0][0].shape
-    if len(scaled) == 1:
-        return _in_range(*scaled[0], shape)
-    union, places = torch.cat([indices for indices, _ in scaled]).unique(return_inverse=True)
-    rows = torch.zeros(len(scaled), union.numel(), device=union.device)
-    parts = places.split([indices.numel() for indices, _ in scaled])
-    for row, part, (_, values) in zip(rows, parts, scaled, strict=True):
-        row.index_copy_(0, part, values)
-    return _in_range(union, _ordered_sum(rows), shape)
-
-
-def _in_range(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> SparseDelta:
+def _fused_weight(terms: Sequence[tuple[SparseDelta, float]], rule: Rule) -> SparseDelta:
+    union = Union([delta.indices for delta, _ in terms])
+    values = rule(union, [delta.values.float() * strength for delta, strength in terms])
     if not bool(values.isfinite().all()):
         raise SettingError("these strengths take the changes out of fp32's range; use smaller ones")
-    return SparseDelta(indices, values, shape)
+    return SparseDelta(union.keys, values, terms[0][0].shape)
 
 
-def _ordered_sum(rows: Tensor) -> Tensor:
-    if rows.shape[0] > 2:
-        rows = rows.sort(dim=0).values
-    total = rows[0]
-    for row in rows[1:]:
-        total = total + row
-    return total
-
-
-def _fused_info(parts: Sequence[tuple[Adapter, float]], name: str) -> AdapterInfo:
+def _fused_info(parts: Parts, name: str, how: str) -> AdapterInfo:
     ordered = sorted(parts, key=lambda part: (part[0].info.name, part[1]))
     infos = [adapter.info for adapter, _ in ordered]
     fingerprints: dict[str, str] = {}
@@ -107,7 +86,7 @@ def _fused_info(parts: Sequence[tuple[Adapter, float]], name: str) -> AdapterInf
         author=joined(lambda info: info.author),
         trigger_words=_unique(word for info in infos for word in info.trigger_words),
         tags=_unique(tag for info in infos for tag in info.tags),
-        training={"fused": recipe},
+        training={"fused": how + recipe},
     )
 
 

@@ -1,0 +1,98 @@
+"""Where the hot path works: chosen entries of several live weights, in one flat order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from shira_diffusion.errors import MismatchError
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Entries of a list of weights, weight after weight.
+
+    `indices` (n,) int32 or int64 point into each weight's own `flatten()` and are unique within
+    it; `counts` says how many of them each weight has, 0 included.
+    """
+
+    indices: Tensor
+    counts: tuple[int, ...]
+
+    @classmethod
+    def join(cls, parts: Sequence[Tensor]) -> Places:
+        """From one index vector for each weight; int64 if one of them is."""
+        return cls(torch.cat(list(parts)), tuple(part.numel() for part in parts))
+
+    def split(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """The part of a flat vector (n,) that belongs to each weight, as views."""
+        return flat.split(self.counts)
+
+    @cached_property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The indices of each weight, as views."""
+        return self.split(self.indices)
+
+    @cached_property
+    def programs(self) -> Tensor:
+        """Which weight and entries each program of a kernel works on, see `triton_scatter`."""
+        from shira_diffusion.triton_scatter import programs
+
+        return programs(self.counts, self.indices.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Entries at `places` that hold `expected` (n,) and shall hold `values` (n,)."""
+
+    places: Places
+    expected: Tensor
+    values: Tensor
+
+    def reversed(self) -> Step:
+        """The step back."""
+        return Step(self.places, self.values, self.expected)
+
+
+class WeightTable:
+    """Live weights of one device and dtype, in the order in which `Places` count them.
+
+    It remembers where their memory lies, but does not keep that memory alive: ask `is_current`
+    before each use, and make a new table once it says no. Raises `MismatchError` for weights of
+    several devices or dtypes.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]):
+        kinds = {(weight.device, weight.dtype) for weight in weights}
+        if len(kinds) != 1:
+            found = sorted(f"{dtype} on {device}" for device, dtype in kinds)
+            raise MismatchError(f"a table holds weights of one device and dtype, got {found}")
+        self.device, self.dtype = kinds.pop()
+        self.weights = tuple(weights)
+        self._addresses, self._dtypes, self._contiguous = self._marks()
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether every weight lies in one piece, row after row."""
+        return all(self._contiguous)
+
+    @cached_property
+    def pointers(self) -> Tensor:
+        """The weights' addresses (number of weights,) int64, on their device."""
+        return torch.tensor(self._addresses, dtype=torch.int64).to(self.device)
+
+    def is_current(self) -> bool:
+        """Whether the weights' memory is where it was: not moved, cast or laid out anew."""
+        return self._marks() == (self._addresses, self._dtypes, self._contiguous)
+
+    def _marks(self) -> tuple[list[int], list[torch.dtype], list[bool]]:
+        # Three maps in C cost a third of one loop in Python; there are hundreds of weights.
+        return (
+            list(map(Tensor.data_ptr, self.weights)),
+            [weight.dtype for weight in self.weights],
+            list(map(Tensor.is_contiguous, self.weights)),
+        )
