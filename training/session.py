@@ -1,6 +1,5 @@
 """A run whose settings, data and base have been found good: prepare, train, export."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +16,13 @@ from training.calibration import gradients
 from training.config import Config
 from training.data import CaptionedImage, Dataset
 from training.encode import Encoder, TensorCache
-from training.errors import RunError
 from training.export import Destination, card_of, describe
 from training.interrupt import graceful_stop
 from training.loop import Loop, StepResult
 from training.machine import Machine
 from training.methods import Method
 from training.objective import Objective
+from training.prepare import check_origin, origin
 from training.prior import Prior
 from training.report import Report
 from training.run_folder import RunFolder
@@ -64,7 +63,12 @@ class Session:
         """Prepare, do the steps that are left, and export when none is."""
         stored = self._stored() if resume else None
         self._announce(resume)
-        objective = Objective.of(self._pipe, self._machine)
+        objective = Objective.of(
+            self._pipe,
+            self._machine,
+            min_snr_gamma=self._config.min_snr_gamma,
+            noise_offset=self._config.noise_offset,
+        )
         batches = self._batches(objective)
         method = self._method(objective, batches, stored)
         try:
@@ -194,18 +198,11 @@ class Session:
             self._report.log.write("checkpoint", step=loop.step)
 
     def _origin(self) -> dict[str, str]:
-        """Return what a checkpoint is bound to besides its settings."""
-        text = "\n".join(f"{image.digest} {image.caption}" for image in self._dataset.images)
-        return {"base": self._base, "data": hashlib.sha256(text.encode()).hexdigest()}
+        return origin(self._base, self._dataset)
 
     def _stored(self) -> dict[str, Any]:
         stored = self._folder.checkpoints.load()
-        for what, value in self._origin().items():
-            if stored[what] != value:
-                raise RunError(
-                    f"The {what} ({getattr(self._config, what)}) has changed since this run was "
-                    "started. Restore it, or start a new run with name= or run=."
-                )
+        check_origin(stored, self._origin(), self._config)
         return stored
 
     def _samples(self, step: int) -> Image.Image | None:
