@@ -1,14 +1,13 @@
-"""The loop against an independent plain one, and methods that leave the base as it was."""
+"""The loop resumes and stops as it should, and methods leave the base as it was."""
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from torch import Tensor, nn
+from torch import Tensor
+from training_toys import CPU, make_batches, no_gradients, settings
 
 from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, SparseDelta, masks
 from shira_diffusion.errors import MismatchError
@@ -16,51 +15,17 @@ from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.formats import lora as lora_format
 from shira_diffusion.pipeline import target_weights
 from training import methods
-from training.batches import Batch, Batches
+from training.batches import Batches
 from training.calibration import gradients
 from training.config import Config
-from training.encode import Example
 from training.errors import TrainingError
 from training.loop import Loop, StepResult
-from training.machine import Machine
 from training.methods import Method
 from training.methods.lora import matching_rank
 from training.objective import Objective
 
 # The toy's layers are too small to share between cores: on busy ones that costs minutes.
 torch.set_num_threads(1)
-
-CPU = Machine(torch.device("cpu"), torch.float32)
-STEPS = 4
-
-
-def make_batches(pipe: StableDiffusionXLPipeline, classes: int = 2) -> Batches:
-    generator = torch.Generator().manual_seed(7)
-
-    def example(caption: str) -> Example:
-        with torch.no_grad():
-            embeds, _, pooled, _ = pipe.encode_prompt(caption, do_classifier_free_guidance=False)
-        latents = torch.randn(4, 8, 8, generator=generator)
-        return Example(latents, embeds[0], pooled[0], torch.tensor([32.0, 32, 0, 0, 32, 32]))
-
-    return Batches(
-        [example(f"a castle {number}") for number in range(3)],
-        [example(f"a red apple {number}") for number in range(classes)],
-        batch=2,
-        class_batch=1,
-        class_weight=0.7,
-        train_timesteps=1000,
-        seed=0,
-    )
-
-
-def no_gradients(_: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    raise AssertionError("this mask needs no gradients")
-
-
-def settings(**changes: Any) -> Config:
-    defaults = {"data": "x", "name": "x", "steps": STEPS, "lr": 1e-2, "clip": 0.5}
-    return Config(**{**defaults, **changes})
 
 
 def train(
@@ -69,76 +34,6 @@ def train(
     method = methods.create(config, pipe.unet, no_gradients, None)
     loop = Loop(config, method, Objective.of(pipe, CPU), batches, CPU)
     return list(loop.run()), method
-
-
-def plain_loss(
-    unet: nn.Module, batch: Batch, betas: tuple[float, float], prediction: str, zero_snr: bool
-) -> Tensor:
-    """DreamBooth's loss from the papers' formulas, one example at a time."""
-    alphas = (1 - torch.linspace(betas[0] ** 0.5, betas[1] ** 0.5, 1000) ** 2).cumprod(0).sqrt()
-    if zero_snr:  # arXiv 2305.08891, algorithm 1
-        alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
-    total = torch.zeros(())
-    for row in range(len(batch.timesteps)):
-        alpha = alphas[batch.timesteps[row]]
-        sigma = (1 - alpha**2).sqrt()
-        clean, noise = batch.latents[row : row + 1], batch.noise[row : row + 1]
-        output = unet(
-            alpha * clean + sigma * noise,
-            batch.timesteps[row : row + 1],
-            encoder_hidden_states=batch.prompt_embeds[row : row + 1],
-            added_cond_kwargs={
-                "text_embeds": batch.pooled[row : row + 1],
-                "time_ids": batch.time_ids[row : row + 1],
-            },
-        ).sample
-        target = noise if prediction == "epsilon" else alpha * noise - sigma * clean
-        # Two instances share weight 1, the one class image has its own weight.
-        total = total + (0.5 if row < 2 else 0.7) * (output - target).square().mean()
-    return total
-
-
-@pytest.mark.parametrize("method", ["shira", "lora"])
-@pytest.mark.parametrize(("prediction", "zero_snr"), [("epsilon", False), ("v_prediction", True)])
-def test_training_equals_a_plain_loop(
-    toy_pipe: StableDiffusionXLPipeline, method: str, prediction: str, zero_snr: bool
-) -> None:
-    scheduler_config = toy_pipe.scheduler.config
-    toy_pipe.register_modules(
-        scheduler=type(toy_pipe.scheduler).from_config(
-            scheduler_config, prediction_type=prediction, rescale_betas_zero_snr=zero_snr
-        )
-    )
-    batches = make_batches(toy_pipe)
-    decay = 0.01 if method == "lora" else 0.0
-    config = settings(method=method, density=1.0, rank=4, schedule="linear", weight_decay=decay)
-    reference = copy.deepcopy(toy_pipe.unet).requires_grad_(False)
-    if method == "lora":
-        methods.create(config, reference, no_gradients, None)
-        values = [value for name, value in reference.named_parameters() if "lora_" in name]
-    else:
-        values = list(target_weights(reference, ["attention"]).values())
-        for value in values:
-            value.requires_grad_(True)
-
-    results, _trained = train(toy_pipe, config, batches)
-
-    optimizer = torch.optim.AdamW(values, lr=config.lr, weight_decay=decay)
-    for step, result in enumerate(results):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * (STEPS - step) / STEPS
-        betas = (scheduler_config.beta_start, scheduler_config.beta_end)
-        loss = plain_loss(reference, batches.draw(step, CPU), betas, prediction, zero_snr)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(values, 0.5)
-        optimizer.step()
-        assert result.loss == pytest.approx(loss.item(), rel=1e-5)
-        assert result.lr == pytest.approx(config.lr * (STEPS - step) / STEPS)
-    live = dict(toy_pipe.unet.named_parameters())
-    for name, weight in reference.named_parameters():
-        # Where a gradient is nearly 0, Adam turns its rounding into a part of a step.
-        torch.testing.assert_close(live[name], weight, rtol=0, atol=0.05 * config.lr)
 
 
 def test_accumulation_equals_one_larger_batch_without_priors(

@@ -122,6 +122,12 @@ class Config:
     weight_decay: float = setting(0.0, "AdamW's decay of the trained values", at_least(0))
     clip: float = setting(1.0, "largest gradient norm; 0 does not clip", at_least(0))
     seed: int = setting(0, "of mask, order, noise and timesteps", at_least(0))
+    min_snr_gamma: float = setting(
+        0.0, "evens out the noise levels' weights, the paper's is 5; 0 is off", at_least(0)
+    )
+    noise_offset: float = setting(
+        0.0, "lets pictures be darker and brighter than the base's, 0.05 or so", at_least(0)
+    )
     precision: str = setting("auto", "bf16 on CUDA, else fp32", one_of(("auto", "fp32", "bf16")))
     gradient_checkpointing: bool = setting(False, "less memory, slower steps", free=True)
 
