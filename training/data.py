@@ -18,8 +18,11 @@ METADATA = "metadata.jsonl"
 _ARTICLES = ("a", "an", "the")
 _PUNCTUATION = ",.;:!?"
 CAPTION_KEYS = ("text", "caption", "prompt")
-# Common formats that Pillow does not read: worth a word, not a silent skip.
-UNSUPPORTED = frozenset({".heic", ".heif", ".avif", ".svg", ".psd", ".jxl", ".raw", ".dng"})
+# Formats of pictures that are not read: worth a word, not a silent skip.
+UNSUPPORTED = frozenset(
+    {".heic", ".heif", ".svg", ".psd", ".xcf", ".jxl", ".jp2", ".tga", ".exr", ".hdr"}
+    | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"}
+)
 
 # What Pillow raises on files that are broken, hostile or not images at all.
 UNREADABLE = (
@@ -17,6 +19,8 @@ UNREADABLE = (
     SyntaxError,
     ValueError,
     EOFError,
+    RuntimeError,  # of the AVIF decoder
+    TypeError,  # of EXIF whose fields have wrong types
     struct.error,
     Image.DecompressionBombError,
 )
@@ -90,4 +94,6 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     white = 1.0 if image.mode == "F" else 65535.0
     grey = np.clip(np.round(values / white * 255), 0, 255).astype(np.uint8)
+    if "transparency" in image.info:  # the one grey that a 16-bit PNG calls transparent
+        grey[values == image.info["transparency"]] = 255
     return Image.fromarray(grey).convert("RGB")
