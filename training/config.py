@@ -11,7 +11,9 @@ from typing import Any
 
 from shira_diffusion import masks
 
-METHODS = ("shira", "lora")
+METHODS = ("shira", "lora", "dora", "symlora", "shira-dora")
+SPARSE = ("shira", "shira-dora")
+"""The methods whose adapter is a native file of single entries."""
 
 
 Check = Callable[[Any], str]
@@ -36,7 +38,7 @@ def is_share(value: float) -> str:
 
 
 def is_rank(value: int | str) -> str:
-    """Check a LoRA rank."""
+    """Check a rank."""
     return "" if value == "match" or (isinstance(value, int) and value > 0) else "is not a rank"
 
 
@@ -68,7 +70,9 @@ class Config:
         "", "folder of images with .txt captions (one a line) or metadata.jsonl", free=True
     )
     name: str = setting(
-        "", "the adapter's name; the data folder's name, for lora with -lora", is_folder_name
+        "",
+        "the adapter's name; the data folder's, with the method unless it is shira",
+        is_folder_name,
     )
     run: str = setting("", "run folder; runs/<name>", free=True)
     adapters_dir: str = setting("adapters", "where the finished adapter goes", free=True)
@@ -92,6 +96,9 @@ class Config:
         one_of(("image", "target")),
     )
     resolution: int = setting(0, "side in pixels; 0 is the base's own", at_least(0))
+    buckets: bool = setting(False, "images of other aspect ratios keep theirs, at the same area")
+    flip: bool = setting(False, "train on mirror images, too")
+    crops: int = setting(1, "random cuts of each image; 1 is the middle", at_least(1))
 
     method: str = setting("shira", "how to adapt the weights", one_of(METHODS))
     targets: tuple[str, ...] = setting(("attention",), "groups of weights to adapt")
@@ -105,9 +112,11 @@ class Config:
     avoid: tuple[str, ...] = setting((), "adapter files whose entries are left to them")
     calibration_batches: int = setting(8, "batches that score the grad and snip masks", at_least(1))
     rank: int | str = setting(
-        "match", "LoRA rank; match has as many weights as the sparse one", is_rank
+        "match", "of the low-rank methods; match trains as many values as the sparse one", is_rank
     )
-    alpha: float = setting(0.0, "LoRA alpha; 0 means equal to the rank", at_least(0))
+    alpha: float = setting(
+        0.0, "of lora, dora and shira-dora; 0 means equal to the rank", at_least(0)
+    )
 
     steps: int = setting(200, "optimizer steps", at_least(1))
     batch: int = setting(4, "images of the data folder a step", at_least(1))
@@ -190,7 +199,7 @@ def describe_settings() -> str:
 
 def resolve(config: Config) -> Config:
     """Fill in the names that follow from other settings."""
-    suffix = "-lora" if config.method == "lora" else ""
+    suffix = "" if config.method == "shira" else f"-{config.method}"
     name = config.name or Path(config.data).resolve().name + suffix
     run = config.run or str(Path("runs") / name)
     return dataclasses.replace(config, name=name, run=run, title=config.title or name)

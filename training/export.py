@@ -11,7 +11,7 @@ from PIL import Image
 
 from shira_diffusion import AdapterInfo
 from training.card import read_credit, write_card
-from training.config import Config
+from training.config import SPARSE, Config
 from training.data import Dataset
 from training.errors import RunError
 from training.methods import Method
@@ -20,7 +20,7 @@ THUMBNAIL_SIDE = 256
 
 _COMMON = ("targets", "steps", "batch", "accumulation", "lr", "schedule", "seed")
 _PRIOR = ("prior_images", "prior_batch", "prior_weight")
-_BY_METHOD: dict[str, tuple[str, ...]] = {"shira": ("mask", "density"), "lora": ()}
+_MASK = ("mask", "density")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def describe(
     config: Config, dataset: Dataset, fingerprint: str, facts: Mapping[str, str]
 ) -> AdapterInfo:
     """Return what the adapter's file says about itself; no path of this machine is in it."""
-    keys = _COMMON + _BY_METHOD[config.method] + (_PRIOR if config.keeps_prior else ())
+    sparse = config.method in SPARSE
+    keys = _COMMON + (_MASK if sparse else ()) + (_PRIOR if config.keeps_prior else ())
     training = {key: _text(getattr(config, key)) for key in keys}
     training |= facts
     training |= {"data": dataset.folder.resolve().name, "images": str(dataset.files)}
@@ -83,7 +84,7 @@ def describe(
         base_model=base_name(config.base),
         base_fingerprint={"unet": fingerprint},
         method=config.method,
-        mask=config.mask if config.method == "shira" else "",
+        mask=config.mask if sparse else "",
         trigger_words=config.trigger_words,
         training=training,
         tags=config.tags,

@@ -90,6 +90,7 @@ class Loop:
             loss = self._objective.loss(self._batches.draw(index, self._machine)) / count
             loss.backward()
             total += loss.detach()
+        self._method.gather()
         self._machine.sum([total, *_gradients(self._values)])
         return float(total)
 

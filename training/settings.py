@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from training.config import FIELDS, METHODS, Config, is_folder_name, nearest, resolve
+from training.config import FIELDS, METHODS, SPARSE, Config, is_folder_name, nearest, resolve
 from training.errors import ConfigError, bullets
 
 PRESETS = Path(__file__).parent / "presets"
@@ -39,9 +39,15 @@ def load_config(preset: str | Path, overrides: Sequence[str] = ()) -> Config:
         faults.messages.append("data is missing: name the image folder with --set data=FOLDER")
     elif not settings.get("name"):
         faults.check_folder_as_name(settings["data"])
-    if method == "shira" and settings.get("weight_decay"):
+    if method in SPARSE and settings.get("weight_decay"):
         faults.messages.append(
-            "weight_decay must be 0 with shira: it would pull at the weights, not at their change"
+            f"weight_decay must be 0 with {method}: it would pull at the weights, not at their "
+            "change"
+        )
+    if method == "shira-dora" and not isinstance(settings.get("rank"), int):
+        faults.messages.append(
+            "rank must be a number with shira-dora, a high one such as rank=64: the file has "
+            "density's entries whatever it is"
         )
     if faults.messages:
         raise ConfigError(bullets("The settings have faults:", faults.messages))
