@@ -124,6 +124,19 @@ def test_bad_but_trainable_data_gets_remarks(
     assert "the caption of twin.png has " in out
 
 
+def test_buckets_are_listed_and_small_ones_remarked(
+    doctor: Doctor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor(buckets="true") == 0
+    out = capsys.readouterr().out
+    assert "bucket 32 x 32: 1 of the captioned images" in out
+    assert "bucket 16 x 64: 1 of the captioned images" in out
+    assert "bucket 16 x 64 has fewer images than a batch, which repeats them" in out
+    assert "blurred" not in out, "both just fit their buckets"
+    assert doctor() == 0
+    assert "bucket 32 x 32: 2 of the captioned images" in capsys.readouterr().out
+
+
 def test_resumable_run_is_checked_against_its_checkpoint(
     doctor: Doctor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """The doctor: what a run would do, what is wrong and how to mend it; trains and writes nothing."""
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -15,12 +16,13 @@ from shira_diffusion.pipeline import load_base
 from training import methods
 from training.config import Config
 from training.data import CaptionedImage, Dataset
-from training.images import open_image
+from training.images import Size
 from training.machine import Machine
 from training.memory import Footprint, footprint
 from training.objective import Objective
 from training.prepare import check_fit, check_origin, origin, read_data, side_of, with_words
 from training.run_folder import RunFolder
+from training.views import Gaze
 
 _MIB = 2**20
 
@@ -56,10 +58,12 @@ class _Examination:
         if dataset and pipe and self._resume and not self._faults:
             self._attempt(lambda: self._check_stored(dataset, pipe))
         if machine and pipe:
-            side = side_of(config, pipe)
+            gaze = Gaze.of(config, pipe, side_of(config, pipe))
+            sizes = Counter(gaze.size(image) for image in dataset.images) if dataset else {}
             if dataset:
-                self._quality(dataset, pipe, side)
-            self._attempt(lambda: self._training(pipe, side, machine))
+                self._buckets(sizes)
+                self._quality(dataset, pipe, gaze)
+            self._attempt(lambda: self._training(pipe, machine, [*sizes]))
         return self._faults
 
     def _attempt(self, question: Callable[[], T]) -> T | None:
@@ -82,8 +86,7 @@ class _Examination:
         self._say(f"name: {self._config.name}, method {self._config.method}")
         self._say(f"data: {dataset.files} images with {len(dataset.images)} captions")
         for image in dataset.images:
-            width, height = open_image(image.path).size
-            self._say(f"  {image.path.name} {width} x {height}: {image.caption}")
+            self._say(f"  {image.path.name} {_size(image.size)}: {image.caption}")
         self._say(f"trigger words: {', '.join(words) or '(none)'}")
         self._say(_duration(self._config, len(dataset.images)))
         if self._config.keeps_prior:
@@ -92,15 +95,24 @@ class _Examination:
         for remark in dataset.remarks:
             self._remark(remark)
 
-    def _quality(self, dataset: Dataset, pipe: StableDiffusionXLPipeline, side: int) -> None:
+    def _buckets(self, sizes: Mapping[Size, int]) -> None:
+        for size, count in sorted(sizes.items()):
+            self._say(f"bucket {_size(size)}: {count} of the captioned images")
+            if count < self._config.batch and len(sizes) > 1:
+                self._remark(
+                    f"bucket {_size(size)} has fewer images than a batch, which repeats them: add "
+                    f"images of this shape, or set batch={count} with more accumulation"
+                )
+
+    def _quality(self, dataset: Dataset, pipe: StableDiffusionXLPipeline, gaze: Gaze) -> None:
         """Remark on what trains, but badly."""
         for names in _twins(dataset.images):
             self._remark(f"{names} are the same picture: keep one, or it counts double")
-        small = sorted({i.path.name for i in dataset.images if _shorter_side(i) < side})
+        small = sorted({i.path.name for i in dataset.images if _is_small(i.size, gaze.size(i))})
         if small:
             self._remark(
-                f"smaller than {side} px and so blurred when scaled up (replace them by larger "
-                f"ones, or set a lower resolution=): {', '.join(small)}"
+                "smaller than they are trained at and so blurred when scaled up (replace them by "
+                f"larger ones, or set a lower resolution=): {', '.join(small)}"
             )
         limit = pipe.tokenizer.model_max_length
         for image in dataset.images:
@@ -115,8 +127,11 @@ class _Examination:
         stored = RunFolder.of(self._config).checkpoints.load()
         check_origin(stored, origin(fingerprint(pipe.unet), dataset), self._config)
 
-    def _training(self, pipe: StableDiffusionXLPipeline, side: int, machine: Machine) -> None:
+    def _training(
+        self, pipe: StableDiffusionXLPipeline, machine: Machine, sizes: Sequence[Size]
+    ) -> None:
         config = self._config
+        side = side_of(config, pipe)
         check_fit(config, pipe, side, machine)
         on_cpu = Machine(torch.device("cpu"), machine.dtype)
         if config.gradient_checkpointing:
@@ -124,9 +139,10 @@ class _Examination:
         objective = Objective.of(pipe, on_cpu)
         method = methods.create(config, pipe.unet, _no_gradients, None)
         self._say(f"trained values: {sum(v.numel() for v in method.parameters()):,}")
+        largest = max(sizes or [(side, side)], key=math.prod)
         count = config.batch + (config.prior_batch if config.keeps_prior else 0)
         count = -(-count // machine.world)
-        found = footprint(pipe, method, objective, count=count, size=(side, side))
+        found = footprint(pipe, method, objective, count=count, size=largest)
         self._memory(found, count, machine)
 
     def _memory(self, found: Footprint, count: int, machine: Machine) -> None:
@@ -171,8 +187,12 @@ def _twins(images: Sequence[CaptionedImage]) -> list[str]:
     return [", ".join(sorted(same)) for same in names.values() if len(same) > 1]
 
 
-def _shorter_side(image: CaptionedImage) -> int:
-    return min(open_image(image.path).size)
+def _is_small(size: Size, target: Size) -> bool:
+    return size[0] < target[0] or size[1] < target[1]
+
+
+def _size(size: Size) -> str:
+    return f"{size[1]} x {size[0]}"
 
 
 def _no_gradients(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

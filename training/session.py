@@ -1,6 +1,6 @@
 """A run whose settings, data and base have been found good: prepare, train, export."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,18 @@ from training.config import Config
 from training.data import CaptionedImage, Dataset
 from training.encode import Encoder, TensorCache
 from training.export import Destination, card_of, describe
+from training.images import Size
 from training.interrupt import graceful_stop
 from training.loop import Loop, StepResult
 from training.machine import Machine
 from training.methods import Method
 from training.objective import Objective
 from training.prepare import check_origin, origin
-from training.prior import Prior
+from training.prior import Prior, shared_out
 from training.report import Report
 from training.run_folder import RunFolder
 from training.sampling import Sampler, encoders_at_hand
+from training.views import Gaze, View
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,14 @@ class Session:
         """Encode the data and, for prior preservation, the class images that the base draws."""
         config, machine = self._config, self._machine
         with machine.main_first(), encoders_at_hand(self._pipe, machine):
-            priors = self._class_images() if config.keeps_prior else []
+            gaze = Gaze.of(config, self._pipe, self._side)
+            images = [(image, gaze.views(image)) for image in self._dataset.images]
+            sizes = [gaze.size(image) for image in self._dataset.images]
+            priors = self._class_images(sizes) if config.keeps_prior else []
+            images += [(image, (View(image.size),)) for image in priors]
             cache = TensorCache(Path(config.cache_dir) / "tensors")
             own_sizes = config.size_conditioning == "image"
-            encoder = Encoder(self._pipe, cache, self._side, own_sizes=own_sizes)
-            images = [*self._dataset.images, *priors]
+            encoder = Encoder(self._pipe, cache, own_sizes=own_sizes)
             with self._report.bar("encoding", len(images)) as advance:
                 examples = encoder.encode(images, lambda done: advance(done, ""))
         count = len(self._dataset.images)
@@ -137,18 +142,25 @@ class Session:
             seed=config.seed,
         )
 
-    def _class_images(self) -> list[CaptionedImage]:
+    def _class_images(self, sizes: Sequence[Size]) -> list[CaptionedImage]:
+        """Return class images of the training images' sizes."""
         config = self._config
-        prior = Prior(config.prior_prompts, config.prior_images, config.seed)
-        sampler = self._sampler(config.prior_steps, config.prior_guidance)
+        shares = shared_out(config.prior_images, sizes, config.prior_prompts)
+        parts = [self._class_images_of(size, count) for size, count in shares.items()]
+        return [image for part in parts for image in part]
+
+    def _class_images_of(self, size: Size, count: int) -> list[CaptionedImage]:
+        config = self._config
+        prior = Prior(config.prior_prompts, count, config.seed)
+        sampler = self._sampler(config.prior_steps, config.prior_guidance, size)
         folder = prior.folder(Path(config.cache_dir), self._base, sampler)
         with self._report.bar("class images", len(prior.missing(folder))) as advance:
             images = prior.images(folder, self._base, sampler, lambda done: advance(done, ""))
-        self._report.log.write("prior", folder=str(folder), images=len(images))
+        self._report.log.write("prior", folder=str(folder), images=count)
         return images
 
-    def _sampler(self, steps: int, guidance: float) -> Sampler:
-        return Sampler(self._pipe, self._machine, self._side, steps, guidance)
+    def _sampler(self, steps: int, guidance: float, size: Size) -> Sampler:
+        return Sampler(self._pipe, self._machine, size, steps, guidance)
 
     def _steps(self, loop: Loop, stop_after: int | None) -> bool:
         """Train, log, sample and save until all is done or someone wants to stop; say if so."""
@@ -214,7 +226,9 @@ class Session:
         if not self._machine.is_main:
             return None
         seeds = [config.sample_seed + number for number in range(len(config.sample_prompts))]
-        sampler = self._sampler(config.sample_steps, config.sample_guidance)
+        sampler = self._sampler(
+            config.sample_steps, config.sample_guidance, (self._side, self._side)
+        )
         pictures: list[Image.Image] = []
         try:
             with encoders_at_hand(self._pipe, self._machine):
