@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,14 @@ from shira_diffusion import masks
 METHODS = ("shira", "lora", "dora", "symlora", "shira-dora")
 SPARSE = ("shira", "shira-dora")
 """The methods whose adapter is a native file of single entries."""
+
+OPTIMIZERS = {
+    "adamw": "torch",
+    "adamw8bit": "bitsandbytes",
+    "prodigy": "prodigyopt",
+    "adafactor": "torch",
+}
+"""The optimizers and the package that each is from."""
 
 
 Check = Callable[[Any], str]
@@ -30,6 +39,19 @@ def one_of(choices: Sequence[str]) -> Check:
     return lambda value: (
         "" if value in choices else f"is not one of {', '.join(choices)}{nearest(value, choices)}"
     )
+
+
+def one_installed(packages: Mapping[str, str]) -> Check:
+    """Return the check of a word out of `packages` whose package is installed."""
+    known = one_of(list(packages))
+
+    def check(value: str) -> str:
+        fault = known(value)
+        if fault or importlib.util.find_spec(packages[value]):
+            return fault
+        return f"needs a package that is not here: pip install {packages[value]}"
+
+    return check
 
 
 def is_share(value: float) -> str:
@@ -121,14 +143,27 @@ class Config:
     steps: int = setting(200, "optimizer steps", at_least(1))
     batch: int = setting(4, "images of the data folder a step", at_least(1))
     accumulation: int = setting(1, "batches whose gradients make one step", at_least(1))
+    optimizer: str = setting(
+        "adamw", "what moves the values; prodigy wants lr = 1", one_installed(OPTIMIZERS)
+    )
     lr: float = setting(1e-3, "learning rate", at_least(0))
     schedule: str = setting(
         "cosine",
         "learning rate over time",
-        one_of(("constant", "constant_with_warmup", "linear", "cosine", "polynomial")),
+        one_of(
+            (
+                "constant",
+                "constant_with_warmup",
+                "linear",
+                "cosine",
+                "cosine_with_restarts",
+                "polynomial",
+            )
+        ),
     )
+    schedule_cycles: int = setting(1, "how often cosine_with_restarts starts", at_least(1))
     warmup: int = setting(0, "steps over which the rate rises from 0", at_least(0))
-    weight_decay: float = setting(0.0, "AdamW's decay of the trained values", at_least(0))
+    weight_decay: float = setting(0.0, "the optimizer's decay of the trained values", at_least(0))
     clip: float = setting(1.0, "largest gradient norm; 0 does not clip", at_least(0))
     seed: int = setting(0, "of mask, order, noise and timesteps", at_least(0))
     min_snr_gamma: float = setting(

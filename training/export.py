@@ -18,7 +18,8 @@ from training.methods import Method
 
 THUMBNAIL_SIDE = 256
 
-_COMMON = ("targets", "steps", "batch", "accumulation", "lr", "schedule", "seed")
+_COMMON = ("targets", "steps", "batch", "accumulation", "optimizer", "lr", "schedule", "seed")
+_WHEN_ON = ("min_snr_gamma", "noise_offset")
 _PRIOR = ("prior_images", "prior_batch", "prior_weight")
 _MASK = ("mask", "density")
 
@@ -75,6 +76,7 @@ def describe(
     """Return what the adapter's file says about itself; no path of this machine is in it."""
     sparse = config.method in SPARSE
     keys = _COMMON + (_MASK if sparse else ()) + (_PRIOR if config.keeps_prior else ())
+    keys += tuple(key for key in _WHEN_ON if getattr(config, key))
     training = {key: _text(getattr(config, key)) for key in keys}
     training |= facts
     training |= {"data": dataset.folder.resolve().name, "images": str(dataset.files)}

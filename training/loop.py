@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from training.batches import Batches
@@ -16,6 +15,7 @@ from training.errors import TrainingError
 from training.machine import Machine
 from training.methods import Method
 from training.objective import Objective
+from training.optimizers import create_optimizer, create_schedule
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,8 @@ class Loop:
         self._batches = batches
         self._machine = machine
         self._values = method.parameters()
-        self._optimizer = torch.optim.AdamW(
-            self._values, lr=config.lr, weight_decay=config.weight_decay
-        )
-        self._schedule = get_scheduler(
-            config.schedule,
-            self._optimizer,
-            num_warmup_steps=config.warmup,
-            num_training_steps=config.steps,
-        )
+        self._optimizer = create_optimizer(config, self._values)
+        self._schedule = create_schedule(config, self._optimizer)
 
     def run(self) -> Iterator[StepResult]:
         """Do the steps that are left, one at each turn."""
@@ -62,7 +55,7 @@ class Loop:
             started = time.perf_counter()
             loss = self._accumulate()
             self._check_finite("loss", loss)
-            lr = self._schedule.get_last_lr()[0]
+            lr = float(self._schedule.get_last_lr()[0])
             self._update()
             self.step += 1
             yield StepResult(self.step, loss, lr, time.perf_counter() - started)
