@@ -85,11 +85,26 @@ def setting(default: Any, meaning: str, check: Check = lambda _: "", *, free: bo
 
 
 @dataclass(frozen=True)
+class Concept:
+    """One of several things to learn in a run: a `[[concepts]]` table of the preset."""
+
+    data: str = setting("", "folder of its images")
+    instance_prompt: str = setting("", "caption of its images that have none")
+    trigger: str = setting("", "its trigger words; what its captions share, when empty")
+    repeats: int = setting(1, "how often its images come in a round", at_least(1))
+    prior_prompts: tuple[str, ...] = setting((), "its class, which must stay as it is")
+
+
+@dataclass(frozen=True)
 class Config:
     """Every setting of a run, resolved: what is written to `config.json`."""
 
     data: str = setting(
         "", "folder of images with .txt captions (one a line) or metadata.jsonl", free=True
+    )
+    concepts: tuple[Concept, ...] = setting(
+        (),
+        "tables of several things to learn, in place of data",
     )
     name: str = setting(
         "",
@@ -176,7 +191,7 @@ class Config:
     gradient_checkpointing: bool = setting(False, "less memory, slower steps", free=True)
 
     prior_prompts: tuple[str, ...] = setting((), "what the base must not forget")
-    prior_images: int = setting(32, "class images made from prior_prompts by the base", at_least(1))
+    prior_images: int = setting(32, "class images of each class that the base draws", at_least(1))
     prior_batch: int = setting(2, "class images a step", at_least(1))
     prior_weight: float = setting(1.0, "weight of the class images' loss; 0 is off", at_least(0))
     prior_steps: int = setting(14, "denoising steps of a class image", at_least(1))
@@ -196,12 +211,24 @@ class Config:
     keep_checkpoints: int = setting(2, "how many checkpoints stay", at_least(1), free=True)
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of images that are trained on."""
+        return tuple(concept.data for concept in self.concepts) or (self.data,)
+
+    @property
+    def classes(self) -> tuple[tuple[str, ...], ...]:
+        """The prompts of every class whose images are drawn by the base, all different."""
+        classes = (self.prior_prompts, *(concept.prior_prompts for concept in self.concepts))
+        return tuple(dict.fromkeys(prompts for prompts in classes if prompts))
+
+    @property
     def keeps_prior(self) -> bool:
         """Whether class images of the base are trained on, too."""
-        return bool(self.prior_prompts) and self.prior_weight > 0
+        return bool(self.classes) and self.prior_weight > 0
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+CONCEPT_FIELDS = {field.name: field for field in dataclasses.fields(Concept)}
 
 
 def to_json(config: Config) -> str:
@@ -225,11 +252,15 @@ def differences(before: Mapping[str, Any], config: Config) -> list[str]:
 
 def describe_settings() -> str:
     """List every key with its default and meaning, for `--help`."""
-    lines = [
+    concepts = ["each [[concepts]] table has:", *_described(CONCEPT_FIELDS)]
+    return "\n".join(["settings:", *_described(FIELDS), *concepts])
+
+
+def _described(fields: Mapping[str, dataclasses.Field[Any]]) -> list[str]:
+    return [
         f"  {key} = {json.dumps(field.default)}: {field.metadata['meaning']}"
-        for key, field in FIELDS.items()
+        for key, field in fields.items()
     ]
-    return "\n".join(["settings:", *lines])
 
 
 def resolve(config: Config) -> Config:

@@ -42,14 +42,16 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a folder, sorted by name, and remarks on what was left out.
+    """The images of folders, by folder and name, and remarks on what was left out.
 
     `images` holds an image once for each of its captions.
     """
 
-    folder: Path
+    folders: tuple[Path, ...]
     images: tuple[CaptionedImage, ...]
     remarks: tuple[str, ...]
+    words: tuple[str, ...]  # what the captions of each folder turn on
+    prompts: tuple[str, ...]  # a caption of each folder
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -93,7 +95,15 @@ def read_folder(
         )
         raise DataError(bullets(headline, list(unreadable.values())))
     remarks += [f"{fault}: left out" for fault in unreadable.values()]
-    return Dataset(folder, _captioned(folder, sizes, captions, instance_prompt), tuple(remarks))
+    images = _captioned(folder, sizes, captions, instance_prompt)
+    shared = shared_words([image.caption for image in images])
+    return Dataset(
+        folders=(folder,),
+        images=images,
+        remarks=tuple(remarks),
+        words=(shared,) if shared else (),
+        prompts=(images[0].caption,),
+    )
 
 
 def shared_words(captions: Sequence[str]) -> str:

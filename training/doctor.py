@@ -14,13 +14,14 @@ from shira_diffusion.errors import ShiraError
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
 from training import methods
+from training.concepts import read_data
 from training.config import Config
 from training.data import CaptionedImage, Dataset
 from training.images import Size
 from training.machine import Machine
 from training.memory import Footprint, footprint
 from training.objective import Objective
-from training.prepare import check_fit, check_origin, origin, read_data, side_of, with_words
+from training.prepare import check_fit, check_origin, origin, side_of, with_words
 from training.run_folder import RunFolder
 from training.views import Gaze
 
@@ -85,13 +86,14 @@ class _Examination:
         words = with_words(self._config, dataset).trigger_words
         self._say(f"name: {self._config.name}, method {self._config.method}")
         self._say(f"data: {dataset.files} images with {len(dataset.images)} captions")
-        for image in dataset.images:
-            self._say(f"  {image.path.name} {_size(image.size)}: {image.caption}")
+        for image, repeats in Counter(dataset.images).items():
+            often = f" x {repeats}" if repeats > 1 else ""
+            self._say(f"  {image.path.name} {_size(image.size)}{often}: {image.caption}")
         self._say(f"trigger words: {', '.join(words) or '(none)'}")
         self._say(_duration(self._config, len(dataset.images)))
         if self._config.keeps_prior:
-            count, prompts = self._config.prior_images, len(self._config.prior_prompts)
-            self._say(f"class images: {count} of {prompts} prompts, drawn by the base if missing")
+            count, classes = self._config.prior_images, len(self._config.classes)
+            self._say(f"class images: {count} of {classes} classes, drawn by the base if missing")
         for remark in dataset.remarks:
             self._remark(remark)
 
@@ -115,7 +117,7 @@ class _Examination:
                 f"larger ones, or set a lower resolution=): {', '.join(small)}"
             )
         limit = pipe.tokenizer.model_max_length
-        for image in dataset.images:
+        for image in dict.fromkeys(dataset.images):
             tokens = len(pipe.tokenizer(image.caption).input_ids)
             if tokens > limit:
                 self._remark(
@@ -183,8 +185,10 @@ def _twins(images: Sequence[CaptionedImage]) -> list[str]:
     """Name the files whose content is the same."""
     names = defaultdict(set)
     for image in images:
-        names[image.digest].add(image.path.name)
-    return [", ".join(sorted(same)) for same in names.values() if len(same) > 1]
+        names[image.digest].add(image.path)
+    return [
+        ", ".join(sorted(path.name for path in same)) for same in names.values() if len(same) > 1
+    ]
 
 
 def _is_small(size: Size, target: Size) -> bool:

@@ -75,13 +75,14 @@ class Encoder:
         It is that of the first of the image's views, and has those of the others with it.
         `on_done` is told how many images are done.
         """
-        examples = []
+        made: dict[tuple[CaptionedImage, tuple[View, ...]], Example] = {}
         with _in_fp32(self._pipe.vae):
-            for image, views in images:
-                first, *others = (self._example(image, view) for view in views)
-                examples.append(dataclasses.replace(first, others=tuple(others)))
-                on_done(len(examples))
-        return examples
+            for done, (image, views) in enumerate(images, start=1):
+                if (image, views) not in made:
+                    first, *others = (self._example(image, view) for view in views)
+                    made[image, views] = dataclasses.replace(first, others=tuple(others))
+                on_done(done)
+        return [made[pair] for pair in images]
 
     def _example(self, image: CaptionedImage, view: View) -> Example:
         picture = self._cache.get(

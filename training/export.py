@@ -79,7 +79,8 @@ def describe(
     keys += tuple(key for key in _WHEN_ON if getattr(config, key))
     training = {key: _text(getattr(config, key)) for key in keys}
     training |= facts
-    training |= {"data": dataset.folder.resolve().name, "images": str(dataset.files)}
+    names = ", ".join(folder.resolve().name for folder in dataset.folders)
+    training |= {"data": names, "images": str(dataset.files)}
     return AdapterInfo(
         name=config.name,
         title=config.title,
@@ -99,7 +100,9 @@ def describe(
 
 def card_of(info: AdapterInfo, config: Config, dataset: Dataset) -> str:
     """Return the card of the adapter that `config` trained on `dataset`."""
-    return write_card(info, prompts=config.sample_prompts, credit=read_credit(dataset.folder))
+    texts = dict.fromkeys(read_credit(folder) for folder in dataset.folders)
+    credit = "\n\n".join(text for text in texts if text)
+    return write_card(info, prompts=config.sample_prompts, credit=credit)
 
 
 def base_name(base: str) -> str:

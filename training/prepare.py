@@ -3,34 +3,23 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from diffusers import StableDiffusionXLPipeline
 
 from shira_diffusion.pipeline import target_weights
 from training.config import Config
-from training.data import Dataset, read_folder, shared_words
+from training.data import Dataset
 from training.errors import ConfigError, RunError
 from training.machine import Machine
 
 
-def read_data(config: Config) -> Dataset:
-    """Return the images that the settings name; raises `DataError`."""
-    return read_folder(
-        Path(config.data),
-        instance_prompt=config.instance_prompt,
-        skip_unreadable=config.skip_unreadable,
-    )
-
-
 def with_words(config: Config, dataset: Dataset) -> Config:
     """Fill in the words that come from the captions where the settings have none."""
-    shared = shared_words(dataset.captions)
     return dataclasses.replace(
         config,
-        trigger_words=config.trigger_words or ((shared,) if shared else ()),
-        sample_prompts=config.sample_prompts or dataset.captions[:1],
+        trigger_words=config.trigger_words or dataset.words,
+        sample_prompts=config.sample_prompts or dataset.prompts,
     )
 
 
@@ -59,9 +48,10 @@ def origin(base: str, dataset: Dataset) -> dict[str, str]:
 
 def check_origin(stored: Mapping[str, Any], found: Mapping[str, str], config: Config) -> None:
     """Raise where the base or the data are not those that the checkpoint `stored` was made of."""
+    places = {"base": config.base, "data": ", ".join(config.folders)}
     for what, value in found.items():
         if stored[what] != value:
             raise RunError(
-                f"The {what} ({getattr(config, what)}) has changed since this run was "
+                f"The {what} ({places[what]}) has changed since this run was "
                 "started. Restore it, or start a new run with name= or run=."
             )

@@ -9,11 +9,12 @@ import torch
 from rich.console import Console
 
 from shira_diffusion.pipeline import load_base
+from training.concepts import read_data
 from training.config import Config
 from training.errors import TrainingError
 from training.events import EventLog
 from training.machine import Machine
-from training.prepare import check_fit, read_data, side_of, with_words
+from training.prepare import check_fit, side_of, with_words
 from training.report import Report
 from training.run_folder import RunFolder
 from training.session import Outcome, Session

@@ -90,7 +90,8 @@ class Session:
         for remark in self._dataset.remarks:
             self._report.warn(remark)
         self._report.note(
-            f"{config.name}: {config.method} on {images} images of {config.data}, trigger words "
+            f"{config.name}: {config.method} on {images} images of "
+            f"{', '.join(config.folders)}, trigger words "
             f"{', '.join(config.trigger_words) or '(none)'}, run folder {self._folder.path}",
             "resumed" if resume else "started",
             name=config.name,
@@ -145,18 +146,20 @@ class Session:
     def _class_images(self, sizes: Sequence[Size]) -> list[CaptionedImage]:
         """Return class images of the training images' sizes."""
         config = self._config
-        shares = shared_out(config.prior_images, sizes, config.prior_prompts)
-        parts = [self._class_images_of(size, count) for size, count in shares.items()]
-        return [image for part in parts for image in part]
+        return [
+            image
+            for prompts in config.classes
+            for size, count in shared_out(config.prior_images, sizes, prompts).items()
+            for image in self._class_images_of(Prior(prompts, count, config.seed), size)
+        ]
 
-    def _class_images_of(self, size: Size, count: int) -> list[CaptionedImage]:
+    def _class_images_of(self, prior: Prior, size: Size) -> list[CaptionedImage]:
         config = self._config
-        prior = Prior(config.prior_prompts, count, config.seed)
         sampler = self._sampler(config.prior_steps, config.prior_guidance, size)
         folder = prior.folder(Path(config.cache_dir), self._base, sampler)
         with self._report.bar("class images", len(prior.missing(folder))) as advance:
             images = prior.images(folder, self._base, sampler, lambda done: advance(done, ""))
-        self._report.log.write("prior", folder=str(folder), images=count)
+        self._report.log.write("prior", folder=str(folder), images=prior.count)
         return images
 
     def _sampler(self, steps: int, guidance: float, size: Size) -> Sampler:
