@@ -59,6 +59,11 @@ def is_share(value: float) -> str:
     return "" if 0 < value <= 1 else "is not above 0 and at most 1"
 
 
+def is_decay(value: float) -> str:
+    """Check what is left of a moving average at each step."""
+    return "" if 0 <= value < 1 else "is not at least 0 and below 1"
+
+
 def is_rank(value: int | str) -> str:
     """Check a rank."""
     return "" if value == "match" or (isinstance(value, int) and value > 0) else "is not a rank"
@@ -179,6 +184,9 @@ class Config:
     schedule_cycles: int = setting(1, "how often cosine_with_restarts starts", at_least(1))
     warmup: int = setting(0, "steps over which the rate rises from 0", at_least(0))
     weight_decay: float = setting(0.0, "the optimizer's decay of the trained values", at_least(0))
+    ema: float = setting(
+        0.0, "decay of an average of the values, to export instead; 0 is off", is_decay
+    )
     clip: float = setting(1.0, "largest gradient norm; 0 does not clip", at_least(0))
     seed: int = setting(0, "of mask, order, noise and timesteps", at_least(0))
     min_snr_gamma: float = setting(

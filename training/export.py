@@ -19,7 +19,7 @@ from training.methods import Method
 THUMBNAIL_SIDE = 256
 
 _COMMON = ("targets", "steps", "batch", "accumulation", "optimizer", "lr", "schedule", "seed")
-_WHEN_ON = ("min_snr_gamma", "noise_offset")
+_WHEN_ON = ("min_snr_gamma", "noise_offset", "ema")
 _PRIOR = ("prior_images", "prior_batch", "prior_weight")
 _MASK = ("mask", "density")
 

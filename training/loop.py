@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from training.average import Average
 from training.batches import Batches
 from training.config import Config
 from training.errors import TrainingError
@@ -48,6 +50,7 @@ class Loop:
         self._values = method.parameters()
         self._optimizer = create_optimizer(config, self._values)
         self._schedule = create_schedule(config, self._optimizer)
+        self._average = Average(self._values, config.ema) if config.ema else None
 
     def run(self) -> Iterator[StepResult]:
         """Do the steps that are left, one at each turn."""
@@ -62,11 +65,13 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs; what it draws depends on the step alone."""
+        average = {"average": self._average.state()} if self._average else {}
         return {
             "step": self.step,
             "method": self._method.state(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            **average,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -74,6 +79,21 @@ class Loop:
         self.step = state["step"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        if self._average:
+            self._average.restore(state["average"])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the UNet and the method hold the values' average for the block, if one is kept."""
+        if self._average is None:
+            yield
+            return
+        try:
+            with self._average.shown():
+                self._method.write()
+                yield
+        finally:
+            self._method.write()
 
     def _accumulate(self) -> float:
         """Add up the gradients of this step's batches and return their mean loss."""
@@ -93,6 +113,8 @@ class Loop:
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
+        if self._average:
+            self._average.update()
         self._method.write()
 
     def _check_finite(self, what: str, value: float) -> None:

@@ -81,7 +81,8 @@ class Session:
             if loop.step < self._config.steps:
                 self._say_stopped(loop.step)
                 return Outcome(None, interrupted)
-            return Outcome(self._export(method, resume))
+            with loop.averaged():
+                return Outcome(self._export(method, resume))
         finally:
             method.close()
 
@@ -184,7 +185,8 @@ class Session:
                 if stopping:
                     return wish.asked
                 if config.sample_every and result.step % config.sample_every == 0:
-                    self._samples(result.step)
+                    with loop.averaged():
+                        self._samples(result.step)
         return False
 
     def _say_stopping(self) -> None:
