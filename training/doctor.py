@@ -153,7 +153,7 @@ class _Examination:
         self._say(
             f"memory, {machine.device}: about {_mib(max(found.training, found.preparing))}\n"
             f"  a step: {_mib(found.training)} = UNet in {_name(machine.dtype)} "
-            f"{_mib(found.unet)} + trained values, gradients and optimizer {_mib(found.values)} + "
+            f"{_mib(found.unet)} + trained values, gradients and AdamW {_mib(found.values)} + "
             f"forward and backward of {count} images {checkpointing} checkpointing "
             f"{_mib(found.step)}\n"
             f"  encoding: {_mib(found.preparing)} = UNet + VAE and text encoders "
