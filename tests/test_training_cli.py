@@ -15,6 +15,7 @@ from PIL import Image
 
 from shira_diffusion import Adapter, AdapterSwitcher
 from training.__main__ import main
+from training.config import METHODS, SPARSE
 from training.export import Destination
 from training.objective import Objective
 from training.sampling import Sampler
@@ -152,15 +153,24 @@ def test_stopped_and_resumed_run_gives_the_same_adapter(
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("method", ["shira", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_half_precision_base_trains_fp32_values(train: Train, tmp_path: Path, method: str) -> None:
-    assert train("--stop-after", "2", precision="bf16", method=method, sample_every=1) == 0
+    changes = {"precision": "bf16", "method": method, "rank": 4, "sample_every": 1}
+    assert train("--stop-after", "2", **changes) == 0
     run = tmp_path / "runs" / "ink"
     assert "warning" not in [event["event"] for event in events(run)]
     file = run / "checkpoints" / "step-000002" / "state.pt"
     stored = torch.load(file, weights_only=True)["method"]
-    values = [stored["tuner"]["values"]] if method == "shira" else list(stored.values())
+    values = {
+        "shira": lambda: [stored["tuner"]["values"]],
+        "shira-dora": lambda: stored["values"],
+    }.get(method, stored.values)()
     assert {value.dtype for value in values} == {torch.float32}
+    assert train("--resume", **changes) == 0
+    name = "ink" if method == "shira" else f"ink-{method}"
+    folder = tmp_path / "adapters" / name
+    assert (folder / "adapter.safetensors").is_file()
+    assert ("load_lora_weights" in (folder / "card.md").read_text()) == (method not in SPARSE)
 
 
 def test_gradient_checkpointing_changes_no_result(train: Train, tmp_path: Path) -> None:

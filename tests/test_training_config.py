@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import Config, describe_settings, differences, to_json
+from training.config import METHODS, Config, describe_settings, differences, to_json
 from training.errors import ConfigError
 from training.settings import PRESETS, load_config
 
@@ -145,3 +145,17 @@ def test_resolved_settings_survive_json_and_differences_are_named(tmp_path: Path
 def test_help_names_every_setting() -> None:
     text = describe_settings()
     assert all(f"  {field.name} = " in text for field in dataclasses.fields(Config))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_but_shira_stands_in_the_name(tmp_path: Path, method: str) -> None:
+    config = load_config(preset(tmp_path, 'data = "ink"'), [f"method={method}", "rank=8"])
+    assert config.name == ("ink" if method == "shira" else f"ink-{method}")
+
+
+def test_shira_dora_asks_for_its_rank_and_bears_no_decay(tmp_path: Path) -> None:
+    path = preset(tmp_path, 'data = "ink"\nmethod = "shira-dora"\nweight_decay = 0.1')
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "rank must be a number with shira-dora" in str(caught.value)
+    assert "weight_decay must be 0 with shira-dora" in str(caught.value)

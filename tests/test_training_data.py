@@ -10,7 +10,7 @@ from PIL import Image
 
 from training.data import read_folder, shared_words
 from training.errors import DataError
-from training.images import Framing, fit_square, open_image, to_pixels
+from training.images import Framing, fit, open_image, to_pixels
 
 RED = (255, 0, 0)
 WHITE = (255, 255, 255)
@@ -221,7 +221,7 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     ],
 )
 def test_square_and_its_framing(size: tuple[int, int], framing: Framing) -> None:
-    square, found = fit_square(Image.new("RGB", size), 32)
+    square, found = fit(Image.new("RGB", size), (32, 32), (0.5, 0.5))
     assert square.size == (32, 32)
     assert found == framing
     assert found.time_ids == (*framing.original_size, *framing.crop_top_left, 32, 32)
@@ -230,7 +230,7 @@ def test_square_and_its_framing(size: tuple[int, int], framing: Framing) -> None
 def test_square_is_the_middle_of_the_scaled_image() -> None:
     stripes = Image.new("RGB", (96, 32), WHITE)
     stripes.paste(RED, (32, 0, 64, 32))
-    square, _ = fit_square(stripes, 32)
+    square, _ = fit(stripes, (32, 32), (0.5, 0.5))
     assert torch.equal(to_pixels(square), to_pixels(Image.new("RGB", (32, 32), RED)))
 
 
@@ -238,7 +238,7 @@ def test_square_is_the_middle_of_the_scaled_image() -> None:
 def test_square_equals_a_cut_out_of_the_whole_scaled_image(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(noise)
-    square, framing = fit_square(image, 32)
+    square, framing = fit(image, (32, 32), (0.5, 0.5))
     scale = 32 / min(size)
     scaled = image.resize([round(length * scale) for length in size], Image.Resampling.LANCZOS)
     top, left = framing.crop_top_left

@@ -21,6 +21,7 @@ from training.images import Framing, open_image, to_pixels
 from training.machine import Machine
 from training.prior import Prior
 from training.sampling import Sampler
+from training.views import View
 
 # The toy's layers are too small to share between cores: on busy ones that costs minutes.
 torch.set_num_threads(1)
@@ -122,17 +123,17 @@ def test_latents_are_the_inverse_of_what_the_pipeline_decodes(
 def captioned(folder: Path, caption: str = "a castle", color: str = "red") -> CaptionedImage:
     path = folder / f"{color}.png"
     Image.new("RGB", (64, 32), color).save(path)
-    return CaptionedImage.of(path, caption)
+    return CaptionedImage.of(path, caption, (32, 64))
 
 
 def encode(encoder: Encoder, image: CaptionedImage) -> Example:
-    return encoder.encode([image], lambda _: None)[0]
+    return encoder.encode([(image, (View((32, 32)),))], lambda _: None)[0]
 
 
 def test_example_matches_the_pipelines_own_encoding(
     toy_pipe: StableDiffusionXLPipeline, tmp_path: Path
 ) -> None:
-    found = encode(Encoder(toy_pipe, TensorCache(tmp_path / "cache"), 32), captioned(tmp_path))
+    found = encode(Encoder(toy_pipe, TensorCache(tmp_path / "cache")), captioned(tmp_path))
     with torch.no_grad():
         embeds, _, pooled, _ = toy_pipe.encode_prompt("a castle", do_classifier_free_guidance=False)
         pixels = to_pixels(Image.new("RGB", (32, 32), "red"))
@@ -146,36 +147,35 @@ def test_example_matches_the_pipelines_own_encoding(
 def test_fixed_size_conditioning_is_what_prompts_get(
     toy_pipe: StableDiffusionXLPipeline, tmp_path: Path
 ) -> None:
-    encoder = Encoder(toy_pipe, TensorCache(tmp_path / "cache"), 32, own_sizes=False)
-    assert (
-        tuple(encode(encoder, captioned(tmp_path)).time_ids.tolist()) == Framing.plain(32).time_ids
-    )
+    encoder = Encoder(toy_pipe, TensorCache(tmp_path / "cache"), own_sizes=False)
+    found = encode(encoder, captioned(tmp_path)).time_ids.tolist()
+    assert tuple(found) == Framing.plain((32, 32)).time_ids
 
 
 def test_cache_serves_the_same_base_and_image_and_nothing_else(
     toy_pipe: StableDiffusionXLPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, cache = captioned(tmp_path), TensorCache(tmp_path / "cache")
-    first = encode(Encoder(toy_pipe, cache, 32), image)
+    first = encode(Encoder(toy_pipe, cache), image)
     files = set(cache.folder.iterdir())
     assert len(files) == 2
     monkeypatch.setattr("training.encode.encode_pixels", None)  # a call would fail
-    again = encode(Encoder(toy_pipe, cache, 32), image)
+    again = encode(Encoder(toy_pipe, cache), image)
     assert torch.equal(again.latents, first.latents)
     monkeypatch.setattr("training.encode.encode_pixels", encode_pixels)
-    encode(Encoder(toy_pipe, cache, 32), captioned(tmp_path, color="blue"))
+    encode(Encoder(toy_pipe, cache), captioned(tmp_path, color="blue"))
     assert len(set(cache.folder.iterdir())) == 3
     with torch.no_grad():
         for parameter in toy_pipe.vae.parameters():
             parameter.neg_()
-    encode(Encoder(toy_pipe, cache, 32), image)
+    encode(Encoder(toy_pipe, cache), image)
     assert len(set(cache.folder.iterdir())) == 4
 
 
 def test_class_images_are_drawn_once_and_only_where_missing(
     toy_pipe: StableDiffusionXLPipeline, tmp_path: Path
 ) -> None:
-    sampler = Sampler(toy_pipe, CPU, side=32, steps=2, guidance=3.0)
+    sampler = Sampler(toy_pipe, CPU, size=(32, 32), steps=2, guidance=3.0)
     prior = Prior(("a castle", "a red apple"), count=3, seed=5)
     folder = prior.folder(tmp_path, "base", sampler)
     done: list[int] = []

@@ -10,6 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from shira_diffusion.errors import ShiraError
 from training.config import describe_settings
+from training.doctor import examine
 from training.run import run
 from training.settings import load_config
 
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(options.preset, [*options.settings])
         place = config.run
+        if options.dry_run:
+            return _report(examine(config, Console(), resume=options.resume))
         outcome = run(config, Console(), resume=options.resume, stop_after=options.stop_after)
     except ShiraError as error:
         _complain(str(error))
@@ -41,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("Stopped at once; --resume goes on from the last checkpoint.")
         return INTERRUPTED
     return INTERRUPTED if outcome.interrupted else 0
+
+
+def _report(faults: Sequence[str]) -> int:
+    for fault in faults:
+        _complain(f"fault: {fault}")
+    return REFUSED if faults else 0
 
 
 def _complain(message: str) -> None:
@@ -65,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         help="override settings of the preset",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what a run would do and what is wrong with it; train and write nothing",
+    )
     parser.add_argument(
         "--stop-after", type=_positive, metavar="N", help="save and stop after N steps of this call"
     )

@@ -7,6 +7,7 @@ device, and several processes that each take their share of it do the work of on
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,9 +52,26 @@ def in_turn(count: int, first: int, size: int, *, seed: int, name: str) -> list[
     return places
 
 
+def bucket_in_turn(sizes: Sequence[int], place: int, *, seed: int, name: str) -> tuple[int, int]:
+    """Return which bucket fills batch `place`, and how many batches it has filled before.
+
+    In a round of as many batches as there are images each bucket fills as many as it has images:
+    so every image is seen as often as any other, whatever the buckets' sizes.
+    """
+    owners = [bucket for bucket, size in enumerate(sizes) for _ in range(size)]
+    number, offset = divmod(place, len(owners))
+    so_far = in_turn(len(owners), place - offset, offset + 1, seed=seed, name=name)
+    drawn = [owners[owner] for owner in so_far]
+    bucket = drawn[-1]
+    return bucket, number * sizes[bucket] + drawn.count(bucket) - 1
+
+
 @dataclass(frozen=True)
 class Batches:
-    """Batches of instance images and, for prior preservation, of class images."""
+    """Batches of instance images and, for prior preservation, of class images.
+
+    All latents of a batch have one shape; there are class images of every shape of the instances.
+    """
 
     instances: Sequence[Example]
     classes: Sequence[Example]
@@ -65,11 +83,7 @@ class Batches:
 
     def draw(self, index: int, machine: Machine, *, purpose: str = "train") -> Batch:
         """Return this process' share of batch `index`; the shares' losses add up to the batch's."""
-        chosen = self._pick(self.instances, self.batch, index, f"{purpose} instances")
-        weights = [1 / self.batch] * self.batch
-        if self.classes:
-            chosen += self._pick(self.classes, self.class_batch, index, f"{purpose} classes")
-            weights += [self.class_weight / self.class_batch] * self.class_batch
+        chosen, weights = self._choose(index, purpose)
         generator = seeded(self.seed, purpose, "noise", index)
         shape = (len(chosen), *chosen[0].latents.shape)
         noise = torch.randn(shape, generator=generator)
@@ -87,6 +101,43 @@ class Batches:
         )
         return Batch(*(tensor.to(machine.device) for tensor in tensors))
 
-    def _pick(self, examples: Sequence[Example], size: int, index: int, name: str) -> list[Example]:
-        places = in_turn(len(examples), index * size, size, seed=self.seed, name=name)
-        return [examples[place] for place in places]
+    def _choose(self, index: int, purpose: str) -> tuple[list[Example], list[float]]:
+        buckets = list(self._instances_by_shape.values())
+        sizes = [len(bucket) for bucket in buckets]
+        number, turn = bucket_in_turn(sizes, index, seed=self.seed, name=f"{purpose} buckets")
+        bucket = buckets[number]
+        # The first bucket, which mostly is the only one, needs no name.
+        suffix = f" {number}" if number else ""
+        chosen = self._pick(bucket, self.batch, turn, f"{purpose} instances{suffix}")
+        weights = [1 / self.batch] * self.batch
+        if self.classes:
+            alike = self._classes_by_shape[bucket[0].latents.shape]
+            chosen += self._pick(alike, self.class_batch, turn, f"{purpose} classes{suffix}")
+            weights += [self.class_weight / self.class_batch] * self.class_batch
+        return chosen, weights
+
+    def _pick(self, examples: Sequence[Example], size: int, turn: int, name: str) -> list[Example]:
+        """Take the next `size` examples, each in one of its views."""
+        places = in_turn(len(examples), turn * size, size, seed=self.seed, name=name)
+        generator = seeded(self.seed, name, "views", turn)
+        chosen = []
+        for place in places:
+            views = (examples[place], *examples[place].others)
+            chosen.append(views[int(torch.randint(len(views), (), generator=generator))])
+        return chosen
+
+    @cached_property
+    def _instances_by_shape(self) -> dict[torch.Size, list[Example]]:
+        return _by_shape(self.instances)
+
+    @cached_property
+    def _classes_by_shape(self) -> dict[torch.Size, list[Example]]:
+        return _by_shape(self.classes)
+
+
+def _by_shape(examples: Sequence[Example]) -> dict[torch.Size, list[Example]]:
+    """Group examples by the shape of their latents, in the order in which they come."""
+    groups: dict[torch.Size, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.latents.shape, []).append(example)
+    return groups

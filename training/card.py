@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shira_diffusion import AdapterInfo
+from training.config import SPARSE
 
+_KINDS = {
+    "shira": "sparse high rank (SHiRA)",
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "symlora": "symmetric low rank (SymLoRA, as a LoRA)",
+    "shira-dora": "sparse high rank (SHiRA over a DoRA)",
+}
 CREDITS = ("CREDITS.md", "CREDITS.txt", "CREDITS", "LICENSE.md", "LICENSE.txt", "LICENSE")
 
 
@@ -12,7 +20,7 @@ def write_card(info: AdapterInfo, *, prompts: Sequence[str], credit: str) -> str
     """Return the card's text."""
     parts = [
         f"# {info.title}",
-        info.description or f"A {_kind(info)} adapter for {info.base_model}.",
+        info.description or f"A {_KINDS[info.method]} adapter for {info.base_model}.",
         "![a picture drawn with it](thumbnail.png)",
         _triggers(info),
         f"## Use\nIn the studio it is listed as `{info.name}`. In Python, with `pipe` a "
@@ -38,10 +46,6 @@ def _without_heading(text: str) -> str:
     return rest.strip() if first.startswith("# ") else text.strip()
 
 
-def _kind(info: AdapterInfo) -> str:
-    return "LoRA" if info.method == "lora" else "sparse high rank (SHiRA)"
-
-
 def _triggers(info: AdapterInfo) -> str:
     words = ", ".join(f"`{word}`" for word in info.trigger_words)
     return f"Trigger words: {words}" if words else ""
@@ -49,9 +53,8 @@ def _triggers(info: AdapterInfo) -> str:
 
 def _snippet(info: AdapterInfo) -> str:
     file = f"adapters/{info.name}/adapter.safetensors"
-    if info.method == "lora":
-        lines = [f'pipe.load_lora_weights("{file}")']
-    else:
+    lines = [f'pipe.load_lora_weights("{file}")']
+    if info.method in SPARSE:
         lines = [
             "from shira_diffusion import Adapter, AdapterSwitcher",
             "switcher = AdapterSwitcher(pipe)",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,17 @@ from typing import Any
 
 from shira_diffusion import masks
 
-METHODS = ("shira", "lora")
+METHODS = ("shira", "lora", "dora", "symlora", "shira-dora")
+SPARSE = ("shira", "shira-dora")
+"""The methods whose adapter is a native file of single entries."""
+
+OPTIMIZERS = {
+    "adamw": "torch",
+    "adamw8bit": "bitsandbytes",
+    "prodigy": "prodigyopt",
+    "adafactor": "torch",
+}
+"""The optimizers and the package that each is from."""
 
 
 Check = Callable[[Any], str]
@@ -30,13 +41,31 @@ def one_of(choices: Sequence[str]) -> Check:
     )
 
 
+def one_installed(packages: Mapping[str, str]) -> Check:
+    """Return the check of a word out of `packages` whose package is installed."""
+    known = one_of(list(packages))
+
+    def check(value: str) -> str:
+        fault = known(value)
+        if fault or importlib.util.find_spec(packages[value]):
+            return fault
+        return f"needs a package that is not here: pip install {packages[value]}"
+
+    return check
+
+
 def is_share(value: float) -> str:
     """Check a share of a whole."""
     return "" if 0 < value <= 1 else "is not above 0 and at most 1"
 
 
+def is_decay(value: float) -> str:
+    """Check what is left of a moving average at each step."""
+    return "" if 0 <= value < 1 else "is not at least 0 and below 1"
+
+
 def is_rank(value: int | str) -> str:
-    """Check a LoRA rank."""
+    """Check a rank."""
     return "" if value == "match" or (isinstance(value, int) and value > 0) else "is not a rank"
 
 
@@ -61,14 +90,31 @@ def setting(default: Any, meaning: str, check: Check = lambda _: "", *, free: bo
 
 
 @dataclass(frozen=True)
+class Concept:
+    """One of several things to learn in a run: a `[[concepts]]` table of the preset."""
+
+    data: str = setting("", "folder of its images")
+    instance_prompt: str = setting("", "caption of its images that have none")
+    trigger: str = setting("", "its trigger words; what its captions share, when empty")
+    repeats: int = setting(1, "how often its images come in a round", at_least(1))
+    prior_prompts: tuple[str, ...] = setting((), "its class, which must stay as it is")
+
+
+@dataclass(frozen=True)
 class Config:
     """Every setting of a run, resolved: what is written to `config.json`."""
 
     data: str = setting(
         "", "folder of images with .txt captions (one a line) or metadata.jsonl", free=True
     )
+    concepts: tuple[Concept, ...] = setting(
+        (),
+        "tables of several things to learn, in place of data",
+    )
     name: str = setting(
-        "", "the adapter's name; the data folder's name, for lora with -lora", is_folder_name
+        "",
+        "the adapter's name; the data folder's, with the method unless it is shira",
+        is_folder_name,
     )
     run: str = setting("", "run folder; runs/<name>", free=True)
     adapters_dir: str = setting("adapters", "where the finished adapter goes", free=True)
@@ -92,6 +138,9 @@ class Config:
         one_of(("image", "target")),
     )
     resolution: int = setting(0, "side in pixels; 0 is the base's own", at_least(0))
+    buckets: bool = setting(False, "images of other aspect ratios keep theirs, at the same area")
+    flip: bool = setting(False, "train on mirror images, too")
+    crops: int = setting(1, "random cuts of each image; 1 is the middle", at_least(1))
 
     method: str = setting("shira", "how to adapt the weights", one_of(METHODS))
     targets: tuple[str, ...] = setting(("attention",), "groups of weights to adapt")
@@ -105,28 +154,52 @@ class Config:
     avoid: tuple[str, ...] = setting((), "adapter files whose entries are left to them")
     calibration_batches: int = setting(8, "batches that score the grad and snip masks", at_least(1))
     rank: int | str = setting(
-        "match", "LoRA rank; match has as many weights as the sparse one", is_rank
+        "match", "of the low-rank methods; match trains as many values as the sparse one", is_rank
     )
-    alpha: float = setting(0.0, "LoRA alpha; 0 means equal to the rank", at_least(0))
+    alpha: float = setting(
+        0.0, "of lora, dora and shira-dora; 0 means equal to the rank", at_least(0)
+    )
 
     steps: int = setting(200, "optimizer steps", at_least(1))
     batch: int = setting(4, "images of the data folder a step", at_least(1))
     accumulation: int = setting(1, "batches whose gradients make one step", at_least(1))
+    optimizer: str = setting(
+        "adamw", "what moves the values; prodigy wants lr = 1", one_installed(OPTIMIZERS)
+    )
     lr: float = setting(1e-3, "learning rate", at_least(0))
     schedule: str = setting(
         "cosine",
         "learning rate over time",
-        one_of(("constant", "constant_with_warmup", "linear", "cosine", "polynomial")),
+        one_of(
+            (
+                "constant",
+                "constant_with_warmup",
+                "linear",
+                "cosine",
+                "cosine_with_restarts",
+                "polynomial",
+            )
+        ),
     )
+    schedule_cycles: int = setting(1, "how often cosine_with_restarts starts", at_least(1))
     warmup: int = setting(0, "steps over which the rate rises from 0", at_least(0))
-    weight_decay: float = setting(0.0, "AdamW's decay of the trained values", at_least(0))
+    weight_decay: float = setting(0.0, "the optimizer's decay of the trained values", at_least(0))
+    ema: float = setting(
+        0.0, "decay of an average of the values, to export instead; 0 is off", is_decay
+    )
     clip: float = setting(1.0, "largest gradient norm; 0 does not clip", at_least(0))
     seed: int = setting(0, "of mask, order, noise and timesteps", at_least(0))
+    min_snr_gamma: float = setting(
+        0.0, "evens out the noise levels' weights, the paper's is 5; 0 is off", at_least(0)
+    )
+    noise_offset: float = setting(
+        0.0, "lets pictures be darker and brighter than the base's, 0.05 or so", at_least(0)
+    )
     precision: str = setting("auto", "bf16 on CUDA, else fp32", one_of(("auto", "fp32", "bf16")))
     gradient_checkpointing: bool = setting(False, "less memory, slower steps", free=True)
 
     prior_prompts: tuple[str, ...] = setting((), "what the base must not forget")
-    prior_images: int = setting(32, "class images made from prior_prompts by the base", at_least(1))
+    prior_images: int = setting(32, "class images of each class that the base draws", at_least(1))
     prior_batch: int = setting(2, "class images a step", at_least(1))
     prior_weight: float = setting(1.0, "weight of the class images' loss; 0 is off", at_least(0))
     prior_steps: int = setting(14, "denoising steps of a class image", at_least(1))
@@ -146,12 +219,24 @@ class Config:
     keep_checkpoints: int = setting(2, "how many checkpoints stay", at_least(1), free=True)
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of images that are trained on."""
+        return tuple(concept.data for concept in self.concepts) or (self.data,)
+
+    @property
+    def classes(self) -> tuple[tuple[str, ...], ...]:
+        """The prompts of every class whose images are drawn by the base, all different."""
+        classes = (self.prior_prompts, *(concept.prior_prompts for concept in self.concepts))
+        return tuple(dict.fromkeys(prompts for prompts in classes if prompts))
+
+    @property
     def keeps_prior(self) -> bool:
         """Whether class images of the base are trained on, too."""
-        return bool(self.prior_prompts) and self.prior_weight > 0
+        return bool(self.classes) and self.prior_weight > 0
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+CONCEPT_FIELDS = {field.name: field for field in dataclasses.fields(Concept)}
 
 
 def to_json(config: Config) -> str:
@@ -175,16 +260,20 @@ def differences(before: Mapping[str, Any], config: Config) -> list[str]:
 
 def describe_settings() -> str:
     """List every key with its default and meaning, for `--help`."""
-    lines = [
+    concepts = ["each [[concepts]] table has:", *_described(CONCEPT_FIELDS)]
+    return "\n".join(["settings:", *_described(FIELDS), *concepts])
+
+
+def _described(fields: Mapping[str, dataclasses.Field[Any]]) -> list[str]:
+    return [
         f"  {key} = {json.dumps(field.default)}: {field.metadata['meaning']}"
-        for key, field in FIELDS.items()
+        for key, field in fields.items()
     ]
-    return "\n".join(["settings:", *lines])
 
 
 def resolve(config: Config) -> Config:
     """Fill in the names that follow from other settings."""
-    suffix = "-lora" if config.method == "lora" else ""
+    suffix = "" if config.method == "shira" else f"-{config.method}"
     name = config.name or Path(config.data).resolve().name + suffix
     run = config.run or str(Path("runs") / name)
     return dataclasses.replace(config, name=name, run=run, title=config.title or name)

@@ -12,40 +12,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import DataError, bullets
-from training.images import SUFFIXES, UNREADABLE, open_image
+from training.images import SUFFIXES, UNREADABLE, Size, open_image
 
 METADATA = "metadata.jsonl"
 _ARTICLES = ("a", "an", "the")
 _PUNCTUATION = ",.;:!?"
 CAPTION_KEYS = ("text", "caption", "prompt")
-# Common formats that Pillow does not read: worth a word, not a silent skip.
-UNSUPPORTED = frozenset({".heic", ".heif", ".avif", ".svg", ".psd", ".jxl", ".raw", ".dng"})
+# Formats of pictures that are not read: worth a word, not a silent skip.
+UNSUPPORTED = frozenset(
+    {".heic", ".heif", ".svg", ".psd", ".xcf", ".jxl", ".jp2", ".tga", ".exr", ".hdr"}
+    | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
+)
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One training image with one of its captions, and the sha256 of its file."""
+    """One training image with one of its captions, its upright size and its file's sha256."""
 
     path: Path
     caption: str
+    size: Size
     digest: str
 
     @classmethod
-    def of(cls, path: Path, caption: str) -> "CaptionedImage":
-        """Return the image in the file `path`."""
-        return cls(path, caption, hashlib.sha256(path.read_bytes()).hexdigest())
+    def of(cls, path: Path, caption: str, size: Size) -> "CaptionedImage":
+        """Return the image in the file `path`, which was found to be of `size`."""
+        return cls(path, caption, size, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a folder, sorted by name, and remarks on what was left out.
+    """The images of folders, by folder and name, and remarks on what was left out.
 
     `images` holds an image once for each of its captions.
     """
 
-    folder: Path
+    folders: tuple[Path, ...]
     images: tuple[CaptionedImage, ...]
     remarks: tuple[str, ...]
+    words: tuple[str, ...]  # what the captions of each folder turn on
+    prompts: tuple[str, ...]  # a caption of each folder
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -81,7 +87,7 @@ def read_folder(
         paths = sorted({*paths, *captions})
     if not paths:
         raise DataError(_no_images(folder, visible, remarks))
-    unreadable = _unreadable(paths)
+    sizes, unreadable = _read(paths)
     if unreadable and (not skip_unreadable or len(unreadable) == len(paths)):
         headline = (
             f"{len(unreadable)} of {len(paths)} images cannot be read (replace or remove them, or "
@@ -89,8 +95,15 @@ def read_folder(
         )
         raise DataError(bullets(headline, list(unreadable.values())))
     remarks += [f"{fault}: left out" for fault in unreadable.values()]
-    paths = [path for path in paths if path not in unreadable]
-    return Dataset(folder, _captioned(folder, paths, captions, instance_prompt), tuple(remarks))
+    images = _captioned(folder, sizes, captions, instance_prompt)
+    shared = shared_words([image.caption for image in images])
+    return Dataset(
+        folders=(folder,),
+        images=images,
+        remarks=tuple(remarks),
+        words=(shared,) if shared else (),
+        prompts=(images[0].caption,),
+    )
 
 
 def shared_words(captions: Sequence[str]) -> str:
@@ -117,21 +130,21 @@ def shared_words(captions: Sequence[str]) -> str:
 
 def _captioned(
     folder: Path,
-    paths: Sequence[Path],
+    sizes: Mapping[Path, Size],
     captions: Mapping[Path, Sequence[str]],
     instance_prompt: str,
 ) -> tuple[CaptionedImage, ...]:
-    missing = [path.name for path in paths if not captions.get(path)]
+    missing = [path.name for path in sizes if not captions.get(path)]
     if missing and not instance_prompt:
         remedy = (
             f"add a .txt file of the same name to each, a line to {METADATA}, or one caption for "
             "all of them with instance_prompt="
         )
-        headline = f"{len(missing)} of {len(paths)} images in {folder} have no caption ({remedy}):"
+        headline = f"{len(missing)} of {len(sizes)} images in {folder} have no caption ({remedy}):"
         raise DataError(bullets(headline, missing))
     return tuple(
-        CaptionedImage.of(path, caption)
-        for path in paths
+        CaptionedImage.of(path, caption, size)
+        for path, size in sizes.items()
         for caption in captions.get(path) or [instance_prompt]
     )
 
@@ -182,14 +195,16 @@ def _listed_caption(folder: Path, line: str) -> tuple[Path, str]:
     return path, " ".join(caption.split())
 
 
-def _unreadable(paths: Sequence[Path]) -> dict[Path, str]:
-    faults = {}
+def _read(paths: Sequence[Path]) -> tuple[dict[Path, Size], dict[Path, str]]:
+    """Return the upright sizes of the images, and what is wrong with those that have none."""
+    sizes, faults = {}, {}
     for path in paths:
         try:
-            open_image(path)
+            image = open_image(path)
+            sizes[path] = (image.height, image.width)
         except UNREADABLE as error:
             faults[path] = f"{path.name} ({error})"
-    return faults
+    return sizes, faults
 
 
 def _no_images(folder: Path, visible: Sequence[Path], remarks: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Latents and text embeddings of the training images, computed once and kept on disk."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,17 +15,19 @@ from torch import Tensor, nn
 
 from shira_diffusion.fingerprint import fingerprint
 from training.data import CaptionedImage
-from training.images import Framing, fit_square, open_image, to_pixels
+from training.images import Framing, open_image, to_pixels
+from training.views import View
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One image as the UNet's training wants it, fp32 on the CPU."""
+    """One view of an image as the UNet's training wants it, fp32 on the CPU."""
 
     latents: Tensor  # (4, h, w), normalised as the UNet sees them
     prompt_embeds: Tensor  # (tokens, width of both text encoders)
     pooled: Tensor  # (width of the second text encoder,)
     time_ids: Tensor  # (6,)
+    others: tuple["Example", ...] = ()  # the image's other views, of the same shapes
 
 
 @dataclass(frozen=True)
@@ -53,34 +56,37 @@ class Encoder:
         self,
         pipe: StableDiffusionXLPipeline,
         cache: TensorCache,
-        side: int,
         *,
         own_sizes: bool = True,
     ) -> None:
         self._pipe = pipe
         self._cache = cache
-        self._side = side
         self._own_sizes = own_sizes
         self._vae_key = _identity(pipe.vae)
         self._text_key = f"{_identity(pipe.text_encoder)}/{_identity(pipe.text_encoder_2)}"
 
     def encode(
-        self, images: Sequence[CaptionedImage], on_done: Callable[[int], None]
+        self,
+        images: Sequence[tuple[CaptionedImage, tuple[View, ...]]],
+        on_done: Callable[[int], None],
     ) -> list[Example]:
-        """Return the images' examples, from the cache where they are there already.
+        """Return an example of each image, from the cache where it is there already.
 
-        `on_done` is told how many are done.
+        It is that of the first of the image's views, and has those of the others with it.
+        `on_done` is told how many images are done.
         """
-        examples = []
+        made: dict[tuple[CaptionedImage, tuple[View, ...]], Example] = {}
         with _in_fp32(self._pipe.vae):
-            for image in images:
-                examples.append(self._example(image))
-                on_done(len(examples))
-        return examples
+            for done, (image, views) in enumerate(images, start=1):
+                if (image, views) not in made:
+                    first, *others = (self._example(image, view) for view in views)
+                    made[image, views] = dataclasses.replace(first, others=tuple(others))
+                on_done(done)
+        return [made[pair] for pair in images]
 
-    def _example(self, image: CaptionedImage) -> Example:
+    def _example(self, image: CaptionedImage, view: View) -> Example:
         picture = self._cache.get(
-            f"latents/{self._vae_key}/{self._side}/{image.digest}", lambda: self._picture(image)
+            f"latents/{self._vae_key}/{view}/{image.digest}", lambda: self._picture(image, view)
         )
         text = self._cache.get(
             f"text/{self._text_key}/{image.caption}", lambda: self._text(image.caption)
@@ -89,14 +95,14 @@ class Encoder:
             normalise(self._pipe.vae, picture["latents"]),
             text["prompt_embeds"],
             text["pooled"],
-            picture["time_ids"] if self._own_sizes else time_ids(Framing.plain(self._side)),
+            picture["time_ids"] if self._own_sizes else time_ids(Framing.plain(view.size)),
         )
 
     @torch.no_grad()
-    def _picture(self, image: CaptionedImage) -> dict[str, Tensor]:
-        square, framing = fit_square(open_image(image.path), self._side)
+    def _picture(self, image: CaptionedImage, view: View) -> dict[str, Tensor]:
+        picture, framing = view.of(open_image(image.path))
         return {
-            "latents": encode_pixels(self._pipe.vae, to_pixels(square)),
+            "latents": encode_pixels(self._pipe.vae, to_pixels(picture)),
             "time_ids": time_ids(framing),
         }
 

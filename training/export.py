@@ -11,16 +11,17 @@ from PIL import Image
 
 from shira_diffusion import AdapterInfo
 from training.card import read_credit, write_card
-from training.config import Config
+from training.config import SPARSE, Config
 from training.data import Dataset
 from training.errors import RunError
 from training.methods import Method
 
 THUMBNAIL_SIDE = 256
 
-_COMMON = ("targets", "steps", "batch", "accumulation", "lr", "schedule", "seed")
+_COMMON = ("targets", "steps", "batch", "accumulation", "optimizer", "lr", "schedule", "seed")
+_WHEN_ON = ("min_snr_gamma", "noise_offset", "ema")
 _PRIOR = ("prior_images", "prior_batch", "prior_weight")
-_BY_METHOD: dict[str, tuple[str, ...]] = {"shira": ("mask", "density"), "lora": ()}
+_MASK = ("mask", "density")
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,20 @@ def describe(
     config: Config, dataset: Dataset, fingerprint: str, facts: Mapping[str, str]
 ) -> AdapterInfo:
     """Return what the adapter's file says about itself; no path of this machine is in it."""
-    keys = _COMMON + _BY_METHOD[config.method] + (_PRIOR if config.keeps_prior else ())
+    sparse = config.method in SPARSE
+    keys = _COMMON + (_MASK if sparse else ()) + (_PRIOR if config.keeps_prior else ())
+    keys += tuple(key for key in _WHEN_ON if getattr(config, key))
     training = {key: _text(getattr(config, key)) for key in keys}
     training |= facts
-    training |= {"data": dataset.folder.resolve().name, "images": str(dataset.files)}
+    names = ", ".join(folder.resolve().name for folder in dataset.folders)
+    training |= {"data": names, "images": str(dataset.files)}
     return AdapterInfo(
         name=config.name,
         title=config.title,
         base_model=base_name(config.base),
         base_fingerprint={"unet": fingerprint},
         method=config.method,
-        mask=config.mask if config.method == "shira" else "",
+        mask=config.mask if sparse else "",
         trigger_words=config.trigger_words,
         training=training,
         tags=config.tags,
@@ -96,7 +100,9 @@ def describe(
 
 def card_of(info: AdapterInfo, config: Config, dataset: Dataset) -> str:
     """Return the card of the adapter that `config` trained on `dataset`."""
-    return write_card(info, prompts=config.sample_prompts, credit=read_credit(dataset.folder))
+    texts = dict.fromkeys(read_credit(folder) for folder in dataset.folders)
+    credit = "\n\n".join(text for text in texts if text)
+    return write_card(info, prompts=config.sample_prompts, credit=credit)
 
 
 def base_name(base: str) -> str:

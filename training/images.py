@@ -1,4 +1,4 @@
-"""Any image file as an upright RGB picture, and its fit into the square that the base draws."""
+"""Any image file as an upright RGB picture, and its fit into the size that the base draws."""
 
 import struct
 from dataclasses import dataclass
@@ -9,7 +9,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+Place = tuple[float, float]
+"""Which share of what is cut off goes at the top and at the left, from 0 to 1."""
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"}
+)
 
 # What Pillow raises on files that are broken, hostile or not images at all.
 UNREADABLE = (
@@ -17,6 +25,8 @@ UNREADABLE = (
     SyntaxError,
     ValueError,
     EOFError,
+    RuntimeError,  # of the AVIF decoder
+    TypeError,  # of EXIF whose fields have wrong types
     struct.error,
     Image.DecompressionBombError,
 )
@@ -29,14 +39,14 @@ class Framing:
     https://arxiv.org/abs/2307.01952, section 2.2.
     """
 
-    original_size: tuple[int, int]
+    original_size: Size
     crop_top_left: tuple[int, int]
-    target_size: tuple[int, int]
+    target_size: Size
 
     @classmethod
-    def plain(cls, side: int) -> "Framing":
+    def plain(cls, size: Size) -> "Framing":
         """Return the framing of a picture that was drawn at its size: what prompts get, too."""
-        return cls((side, side), (0, 0), (side, side))
+        return cls(size, (0, 0), size)
 
     @property
     def time_ids(self) -> tuple[int, ...]:
@@ -60,23 +70,24 @@ def open_image(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def fit_square(image: Image.Image, side: int) -> tuple[Image.Image, Framing]:
-    """Scale the shorter side to `side` pixels and cut the middle square out of the longer one."""
+def fit(image: Image.Image, size: Size, place: Place) -> tuple[Image.Image, Framing]:
+    """Scale an image until it just covers `size` and cut off at `place` what is over."""
     width, height = image.size
-    scale = side / min(width, height)
-    scaled = (max(side, round(width * scale)), max(side, round(height * scale)))
-    left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
-    framing = Framing((height, width), (top, left), (side, side))
+    rows, columns = size
+    scale = max(rows / height, columns / width)
+    scaled = (max(columns, round(width * scale)), max(rows, round(height * scale)))
+    top, left = int((scaled[1] - rows) * place[0]), int((scaled[0] - columns) * place[1])
+    framing = Framing((height, width), (top, left), size)
     if scaled == image.size:
-        return image.crop((left, top, left + side, top + side)), framing
-    # Only the square is computed: all of a scaled strip of 1 x 65535 pixels would not fit memory.
+        return image.crop((left, top, left + columns, top + rows)), framing
+    # Only the cut is computed: all of a scaled strip of 1 x 65535 pixels would not fit memory.
     box = (
         left * width / scaled[0],
         top * height / scaled[1],
-        (left + side) * width / scaled[0],
-        (top + side) * height / scaled[1],
+        (left + columns) * width / scaled[0],
+        (top + rows) * height / scaled[1],
     )
-    return image.resize((side, side), Image.Resampling.LANCZOS, box=box), framing
+    return image.resize((columns, rows), Image.Resampling.LANCZOS, box=box), framing
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -90,4 +101,6 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     white = 1.0 if image.mode == "F" else 65535.0
     grey = np.clip(np.round(values / white * 255), 0, 255).astype(np.uint8)
+    if "transparency" in image.info:  # the one grey that a 16-bit PNG calls transparent
+        grey[values == image.info["transparency"]] = 255
     return Image.fromarray(grey).convert("RGB")

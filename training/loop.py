@@ -3,19 +3,21 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
+from training.average import Average
 from training.batches import Batches
 from training.config import Config
 from training.errors import TrainingError
 from training.machine import Machine
 from training.methods import Method
 from training.objective import Objective
+from training.optimizers import create_optimizer, create_schedule
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,9 @@ class Loop:
         self._batches = batches
         self._machine = machine
         self._values = method.parameters()
-        self._optimizer = torch.optim.AdamW(
-            self._values, lr=config.lr, weight_decay=config.weight_decay
-        )
-        self._schedule = get_scheduler(
-            config.schedule,
-            self._optimizer,
-            num_warmup_steps=config.warmup,
-            num_training_steps=config.steps,
-        )
+        self._optimizer = create_optimizer(config, self._values)
+        self._schedule = create_schedule(config, self._optimizer)
+        self._average = Average(self._values, config.ema) if config.ema else None
 
     def run(self) -> Iterator[StepResult]:
         """Do the steps that are left, one at each turn."""
@@ -62,18 +58,20 @@ class Loop:
             started = time.perf_counter()
             loss = self._accumulate()
             self._check_finite("loss", loss)
-            lr = self._schedule.get_last_lr()[0]
+            lr = float(self._schedule.get_last_lr()[0])
             self._update()
             self.step += 1
             yield StepResult(self.step, loss, lr, time.perf_counter() - started)
 
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs; what it draws depends on the step alone."""
+        average = {"average": self._average.state()} if self._average else {}
         return {
             "step": self.step,
             "method": self._method.state(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            **average,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -81,6 +79,21 @@ class Loop:
         self.step = state["step"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        if self._average:
+            self._average.restore(state["average"])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the UNet and the method hold the values' average for the block, if one is kept."""
+        if self._average is None:
+            yield
+            return
+        try:
+            with self._average.shown():
+                self._method.write()
+                yield
+        finally:
+            self._method.write()
 
     def _accumulate(self) -> float:
         """Add up the gradients of this step's batches and return their mean loss."""
@@ -90,6 +103,7 @@ class Loop:
             loss = self._objective.loss(self._batches.draw(index, self._machine)) / count
             loss.backward()
             total += loss.detach()
+        self._method.gather()
         self._machine.sum([total, *_gradients(self._values)])
         return float(total)
 
@@ -99,6 +113,8 @@ class Loop:
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
+        if self._average:
+            self._average.update()
         self._method.write()
 
     def _check_finite(self, what: str, value: float) -> None:

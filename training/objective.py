@@ -10,19 +10,36 @@ from torch.nn import functional as F
 from training.batches import Batch
 from training.errors import TrainingError
 from training.machine import Machine
+from training.offset_noise import with_offset
+from training.snr import even_weights, min_snr_weights
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """Mean squared error of the predicted noise or velocity (https://arxiv.org/abs/2202.00512)."""
+    """Mean squared error of the predicted noise or velocity (https://arxiv.org/abs/2202.00512).
+
+    `level_weights` (timesteps,) says how much each noise level counts.
+    """
 
     unet: nn.Module
     scheduler: DDPMScheduler
     machine: Machine
+    level_weights: Tensor
+    noise_offset: float
 
     @classmethod
-    def of(cls, pipe: StableDiffusionXLPipeline, machine: Machine) -> "Objective":
-        """Read the noise schedule and what is predicted from the pipeline's own scheduler."""
+    def of(
+        cls,
+        pipe: StableDiffusionXLPipeline,
+        machine: Machine,
+        *,
+        min_snr_gamma: float = 0.0,
+        noise_offset: float = 0.0,
+    ) -> "Objective":
+        """Read the noise schedule and what is predicted from the pipeline's own scheduler.
+
+        Without a `min_snr_gamma` all noise levels count the same.
+        """
         scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         kind = scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
@@ -30,7 +47,10 @@ class Objective:
                 f"The base predicts {kind}; training knows epsilon and v_prediction. Choose "
                 "another base."
             )
-        return cls(pipe.unet, scheduler, machine)
+        weights = (
+            min_snr_weights(scheduler, min_snr_gamma) if min_snr_gamma else even_weights(scheduler)
+        )
+        return cls(pipe.unet, scheduler, machine, weights.to(machine.device), noise_offset)
 
     @property
     def train_timesteps(self) -> int:
@@ -39,7 +59,8 @@ class Objective:
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the weighted sum of the examples' mean squared errors, a scalar in fp32."""
-        noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+        noise = with_offset(batch.noise, self.noise_offset) if self.noise_offset else batch.noise
+        noisy = self.scheduler.add_noise(batch.latents, noise, batch.timesteps)
         with self.machine.autocast():
             prediction = self.unet(
                 noisy.to(self.machine.dtype),
@@ -51,10 +72,11 @@ class Objective:
                 },
                 return_dict=False,
             )[0]
-        errors = F.mse_loss(prediction.float(), self._target(batch), reduction="none")
-        return torch.sum(batch.weights * errors.mean(dim=(1, 2, 3)))
+        errors = F.mse_loss(prediction.float(), self._target(batch, noise), reduction="none")
+        weights = batch.weights * self.level_weights[batch.timesteps]
+        return torch.sum(weights * errors.mean(dim=(1, 2, 3)))
 
-    def _target(self, batch: Batch) -> Tensor:
+    def _target(self, batch: Batch, noise: Tensor) -> Tensor:
         if self.scheduler.config.prediction_type == "epsilon":
-            return batch.noise
-        return self.scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
+            return noise
+        return self.scheduler.get_velocity(batch.latents, noise, batch.timesteps)

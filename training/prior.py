@@ -5,12 +5,15 @@ As in DreamBooth (https://arxiv.org/abs/2208.12242).
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from training.data import CaptionedImage
+from training.images import Size
 from training.sampling import Sampler
 
 # So many pixels are drawn at once: 8 pictures of the embedded base, one of SDXL.
@@ -44,7 +47,7 @@ class Prior:
             folder.mkdir(parents=True, exist_ok=True)
             settings = json.dumps(self._settings(base, sampler), indent=2)
             (folder / "settings.json").write_text(settings + "\n", encoding="utf-8")
-        at_once = max(1, _PIXELS_AT_ONCE // sampler.side**2)
+        at_once = max(1, _PIXELS_AT_ONCE // math.prod(sampler.size))
         for start in range(0, len(missing), at_once):
             numbers = missing[start : start + at_once]
             pictures = sampler.draw(
@@ -57,7 +60,7 @@ class Prior:
                 partial.replace(_path(folder, number))
             on_done(start + len(numbers))
         return [
-            CaptionedImage.of(_path(folder, number), self._prompt(number))
+            CaptionedImage.of(_path(folder, number), self._prompt(number), sampler.size)
             for number in range(self.count)
         ]
 
@@ -71,8 +74,20 @@ class Prior:
             "seed": self.seed,
             "steps": sampler.steps,
             "guidance": sampler.guidance,
-            "side": sampler.side,
+            "size": sampler.size,
         }
+
+
+def shared_out(count: int, sizes: Sequence[Size], prompts: Sequence[str]) -> dict[Size, int]:
+    """Return how many of `count` class images are drawn in each of the training images' sizes.
+
+    It is their share of the images, but enough for each prompt once where `count` allows that.
+    """
+    least = min(count, len(prompts))
+    return {
+        size: max(least, round(count * alike / len(sizes)))
+        for size, alike in Counter(sizes).items()
+    }
 
 
 def _path(folder: Path, number: int) -> Path:

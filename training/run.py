@@ -1,21 +1,20 @@
 """One run from its settings to the finished adapter; all that can be refused is refused first."""
 
-import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from rich.console import Console
 
-from shira_diffusion.pipeline import load_base, target_weights
+from shira_diffusion.pipeline import load_base
+from training.concepts import read_data
 from training.config import Config
-from training.data import Dataset, read_folder, shared_words
-from training.errors import ConfigError, TrainingError
+from training.errors import TrainingError
 from training.events import EventLog
 from training.machine import Machine
+from training.prepare import check_fit, side_of, with_words
 from training.report import Report
 from training.run_folder import RunFolder
 from training.session import Outcome, Session
@@ -31,16 +30,12 @@ def run(
     machine = Machine.detect(config.device, config.precision)
     folder = RunFolder.of(config)
     folder.check(config, resume=resume)
-    dataset = read_folder(
-        Path(config.data),
-        instance_prompt=config.instance_prompt,
-        skip_unreadable=config.skip_unreadable,
-    )
-    config = _with_words(config, dataset)
+    dataset = read_data(config)
+    config = with_words(config, dataset)
     pipe = load_base(config.base, device=machine.device, dtype=machine.dtype)
     pipe.set_progress_bar_config(disable=True)
-    side = _side(config, pipe)
-    _check_fit(config, pipe, side, machine)
+    side = side_of(config, pipe)
+    check_fit(config, pipe, side, machine)
     report = Report(Console(quiet=True), EventLog(Path(os.devnull)))
     if machine.is_main:
         folder.begin(config, resume=resume)
@@ -74,31 +69,3 @@ def _out_of_memory(config: Config) -> str:
     if not config.gradient_checkpointing:
         remedies.append("gradient_checkpointing=true")
     return f"The device ran out of memory. Set {', or '.join([*remedies, 'a lower resolution'])}."
-
-
-def _with_words(config: Config, dataset: Dataset) -> Config:
-    """Fill in the words that come from the captions where the settings have none."""
-    shared = shared_words(dataset.captions)
-    return dataclasses.replace(
-        config,
-        trigger_words=config.trigger_words or ((shared,) if shared else ()),
-        sample_prompts=config.sample_prompts or dataset.captions[:1],
-    )
-
-
-def _side(config: Config, pipe: StableDiffusionXLPipeline) -> int:
-    """Return the pictures' side in pixels: the one asked for, or the base's own."""
-    return config.resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
-
-
-def _check_fit(
-    config: Config, pipe: StableDiffusionXLPipeline, side: int, machine: Machine
-) -> None:
-    target_weights(pipe.unet, config.targets)
-    if side % 8:
-        raise ConfigError(f"resolution = {side} is not a multiple of 8.")
-    if config.batch < machine.world:
-        raise ConfigError(
-            f"batch = {config.batch} leaves some of the {machine.world} processes without work. "
-            f"Set batch={machine.world} or more."
-        )

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from training.encode import move_encoders
+from training.images import Size
 from training.machine import Machine
 
 
@@ -21,7 +22,7 @@ class Sampler:
 
     pipe: StableDiffusionXLPipeline
     machine: Machine
-    side: int
+    size: Size
     steps: int
     guidance: float
 
@@ -33,8 +34,8 @@ class Sampler:
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 num_inference_steps=self.steps,
                 guidance_scale=self.guidance,
-                height=self.side,
-                width=self.side,
+                height=self.size[0],
+                width=self.size[1],
             ).images
         return images
 

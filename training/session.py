@@ -1,7 +1,6 @@
 """A run whose settings, data and base have been found good: prepare, train, export."""
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,17 +16,19 @@ from training.calibration import gradients
 from training.config import Config
 from training.data import CaptionedImage, Dataset
 from training.encode import Encoder, TensorCache
-from training.errors import RunError
 from training.export import Destination, card_of, describe
+from training.images import Size
 from training.interrupt import graceful_stop
 from training.loop import Loop, StepResult
 from training.machine import Machine
 from training.methods import Method
 from training.objective import Objective
-from training.prior import Prior
+from training.prepare import check_origin, origin
+from training.prior import Prior, shared_out
 from training.report import Report
 from training.run_folder import RunFolder
 from training.sampling import Sampler, encoders_at_hand
+from training.views import Gaze, View
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,12 @@ class Session:
         """Prepare, do the steps that are left, and export when none is."""
         stored = self._stored() if resume else None
         self._announce(resume)
-        objective = Objective.of(self._pipe, self._machine)
+        objective = Objective.of(
+            self._pipe,
+            self._machine,
+            min_snr_gamma=self._config.min_snr_gamma,
+            noise_offset=self._config.noise_offset,
+        )
         batches = self._batches(objective)
         method = self._method(objective, batches, stored)
         try:
@@ -75,7 +81,8 @@ class Session:
             if loop.step < self._config.steps:
                 self._say_stopped(loop.step)
                 return Outcome(None, interrupted)
-            return Outcome(self._export(method, resume))
+            with loop.averaged():
+                return Outcome(self._export(method, resume))
         finally:
             method.close()
 
@@ -84,7 +91,8 @@ class Session:
         for remark in self._dataset.remarks:
             self._report.warn(remark)
         self._report.note(
-            f"{config.name}: {config.method} on {images} images of {config.data}, trigger words "
+            f"{config.name}: {config.method} on {images} images of "
+            f"{', '.join(config.folders)}, trigger words "
             f"{', '.join(config.trigger_words) or '(none)'}, run folder {self._folder.path}",
             "resumed" if resume else "started",
             name=config.name,
@@ -115,11 +123,14 @@ class Session:
         """Encode the data and, for prior preservation, the class images that the base draws."""
         config, machine = self._config, self._machine
         with machine.main_first(), encoders_at_hand(self._pipe, machine):
-            priors = self._class_images() if config.keeps_prior else []
+            gaze = Gaze.of(config, self._pipe, self._side)
+            images = [(image, gaze.views(image)) for image in self._dataset.images]
+            sizes = [gaze.size(image) for image in self._dataset.images]
+            priors = self._class_images(sizes) if config.keeps_prior else []
+            images += [(image, (View(image.size),)) for image in priors]
             cache = TensorCache(Path(config.cache_dir) / "tensors")
             own_sizes = config.size_conditioning == "image"
-            encoder = Encoder(self._pipe, cache, self._side, own_sizes=own_sizes)
-            images = [*self._dataset.images, *priors]
+            encoder = Encoder(self._pipe, cache, own_sizes=own_sizes)
             with self._report.bar("encoding", len(images)) as advance:
                 examples = encoder.encode(images, lambda done: advance(done, ""))
         count = len(self._dataset.images)
@@ -133,18 +144,27 @@ class Session:
             seed=config.seed,
         )
 
-    def _class_images(self) -> list[CaptionedImage]:
+    def _class_images(self, sizes: Sequence[Size]) -> list[CaptionedImage]:
+        """Return class images of the training images' sizes."""
         config = self._config
-        prior = Prior(config.prior_prompts, config.prior_images, config.seed)
-        sampler = self._sampler(config.prior_steps, config.prior_guidance)
+        return [
+            image
+            for prompts in config.classes
+            for size, count in shared_out(config.prior_images, sizes, prompts).items()
+            for image in self._class_images_of(Prior(prompts, count, config.seed), size)
+        ]
+
+    def _class_images_of(self, prior: Prior, size: Size) -> list[CaptionedImage]:
+        config = self._config
+        sampler = self._sampler(config.prior_steps, config.prior_guidance, size)
         folder = prior.folder(Path(config.cache_dir), self._base, sampler)
         with self._report.bar("class images", len(prior.missing(folder))) as advance:
             images = prior.images(folder, self._base, sampler, lambda done: advance(done, ""))
-        self._report.log.write("prior", folder=str(folder), images=len(images))
+        self._report.log.write("prior", folder=str(folder), images=prior.count)
         return images
 
-    def _sampler(self, steps: int, guidance: float) -> Sampler:
-        return Sampler(self._pipe, self._machine, self._side, steps, guidance)
+    def _sampler(self, steps: int, guidance: float, size: Size) -> Sampler:
+        return Sampler(self._pipe, self._machine, size, steps, guidance)
 
     def _steps(self, loop: Loop, stop_after: int | None) -> bool:
         """Train, log, sample and save until all is done or someone wants to stop; say if so."""
@@ -165,7 +185,8 @@ class Session:
                 if stopping:
                     return wish.asked
                 if config.sample_every and result.step % config.sample_every == 0:
-                    self._samples(result.step)
+                    with loop.averaged():
+                        self._samples(result.step)
         return False
 
     def _say_stopping(self) -> None:
@@ -194,18 +215,11 @@ class Session:
             self._report.log.write("checkpoint", step=loop.step)
 
     def _origin(self) -> dict[str, str]:
-        """Return what a checkpoint is bound to besides its settings."""
-        text = "\n".join(f"{image.digest} {image.caption}" for image in self._dataset.images)
-        return {"base": self._base, "data": hashlib.sha256(text.encode()).hexdigest()}
+        return origin(self._base, self._dataset)
 
     def _stored(self) -> dict[str, Any]:
         stored = self._folder.checkpoints.load()
-        for what, value in self._origin().items():
-            if stored[what] != value:
-                raise RunError(
-                    f"The {what} ({getattr(self._config, what)}) has changed since this run was "
-                    "started. Restore it, or start a new run with name= or run=."
-                )
+        check_origin(stored, self._origin(), self._config)
         return stored
 
     def _samples(self, step: int) -> Image.Image | None:
@@ -217,7 +231,9 @@ class Session:
         if not self._machine.is_main:
             return None
         seeds = [config.sample_seed + number for number in range(len(config.sample_prompts))]
-        sampler = self._sampler(config.sample_steps, config.sample_guidance)
+        sampler = self._sampler(
+            config.sample_steps, config.sample_guidance, (self._side, self._side)
+        )
         pictures: list[Image.Image] = []
         try:
             with encoders_at_hand(self._pipe, self._machine):

@@ -11,11 +11,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from training.config import FIELDS, METHODS, Config, is_folder_name, nearest, resolve
+from training.config import (
+    CONCEPT_FIELDS,
+    FIELDS,
+    METHODS,
+    SPARSE,
+    Concept,
+    Config,
+    is_folder_name,
+    nearest,
+    resolve,
+)
 from training.errors import ConfigError, bullets
 
 PRESETS = Path(__file__).parent / "presets"
 TYPES = get_type_hints(Config)
+_SCHEMES: dict[type, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    Config: (FIELDS, TYPES),
+    Concept: (CONCEPT_FIELDS, get_type_hints(Concept)),
+}
 
 
 def load_config(preset: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -35,14 +49,13 @@ def load_config(preset: str | Path, overrides: Sequence[str] = ()) -> Config:
     given = faults.parse(overrides)
     method = given.get("method", settings.get("method", Config.method))
     settings |= tables.get(method, {}) | given
-    if not settings.get("data"):
+    if settings.get("concepts"):
+        faults.check_concepts(settings)
+    elif not settings.get("data"):
         faults.messages.append("data is missing: name the image folder with --set data=FOLDER")
     elif not settings.get("name"):
         faults.check_folder_as_name(settings["data"])
-    if method == "shira" and settings.get("weight_decay"):
-        faults.messages.append(
-            "weight_decay must be 0 with shira: it would pull at the weights, not at their change"
-        )
+    faults.check_together(method, settings)
     if faults.messages:
         raise ConfigError(bullets("The settings have faults:", faults.messages))
     return resolve(Config(**settings))
@@ -96,21 +109,64 @@ class _Faults:
                 "it cannot be the adapter's; set name="
             )
 
-    def _value(self, source: str, key: str, value: Any) -> Any:
-        field = FIELDS.get(key)
-        if field is None:
-            self.messages.append(f"{source}: there is no setting {key}{nearest(key, FIELDS)}")
+    def check_together(self, method: str, settings: Mapping[str, Any]) -> None:
+        """Check the settings that rule one another out."""
+        if method in SPARSE and settings.get("weight_decay"):
+            self.messages.append(
+                f"weight_decay must be 0 with {method}: it would pull at the weights, not at their "
+                "change"
+            )
+        if method == "shira-dora" and not isinstance(settings.get("rank"), int):
+            self.messages.append(
+                "rank must be a number with shira-dora, a high one such as rank=64: the file has "
+                "density's entries whatever it is"
+            )
+        lr = settings.get("lr", Config.lr)
+        if settings.get("optimizer") == "prodigy" and lr < 0.1:
+            self.messages.append(
+                f"lr = {lr:g} is a factor on the rate that prodigy finds itself: set lr=1"
+            )
+
+    def check_concepts(self, settings: Mapping[str, Any]) -> None:
+        """Check what several concepts need and what they replace."""
+        for key in ("data", "instance_prompt"):
+            if settings.get(key):
+                self.messages.append(f"{key} and concepts are both set: put {key} into a concept")
+        if not settings.get("name"):
+            self.messages.append("name is missing: several concepts need a name of their own")
+
+    def _value(self, source: str, key: str, value: Any, owner: type = Config) -> Any:
+        fields, types_ = _SCHEMES[owner]
+        if key not in fields:
+            self.messages.append(f"{source}: there is no setting {key}{nearest(key, fields)}")
             return None
-        converted = _convert(value, TYPES[key])
+        if key == "concepts":
+            return self._concepts(source, value)
+        converted = _convert(value, types_[key])
         fault = (
-            f"is not {_describe(TYPES[key])}"
+            f"is not {_describe(types_[key])}"
             if converted is None
-            else field.metadata["check"](converted)
+            else fields[key].metadata["check"](converted)
         )
         if fault:
             self.messages.append(f"{source}: {key} = {json.dumps(value, default=str)} {fault}")
             return None
         return converted
+
+    def _concepts(self, source: str, value: Any) -> tuple[Concept, ...] | None:
+        if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+            self.messages.append(f"{source}: concepts is not a list of [[concepts]] tables")
+            return None
+        return tuple(
+            self._concept(f"{source} [[concepts]] {number}", table)
+            for number, table in enumerate(value, start=1)
+        )
+
+    def _concept(self, source: str, table: Mapping[str, Any]) -> Concept:
+        if not table.get("data"):
+            self.messages.append(f"{source}: data is missing: name the concept's image folder")
+        checked = {key: self._value(source, key, value, Concept) for key, value in table.items()}
+        return Concept(**{key: value for key, value in checked.items() if value is not None})
 
 
 def _literal(raw: str, kind: Any) -> Any:

@@ -18,6 +18,9 @@ class Method(Protocol):
     def parameters(self) -> list[nn.Parameter]:
         """Return the values for the optimizer, fp32."""
 
+    def gather(self) -> None:
+        """Bring the gradients to the values; called once after a step's backward passes."""
+
     def write(self) -> None:
         """Bring the UNet up to date with the values; called after each optimizer step."""
 

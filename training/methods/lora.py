@@ -1,77 +1,60 @@
-"""LoRA through PEFT, written as diffusers and its users expect it."""
+"""LoRA and its kin through PEFT, written as diffusers and its users expect it."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from shira_diffusion import AdapterInfo, masks
-from shira_diffusion.formats import container, metadata
+from shira_diffusion import AdapterInfo
+from training.methods.lora_file import write_lora
 
 _ADAPTER = "default"
 
 
 class Lora:
-    """Trains B @ A * alpha / rank beside the named weights of the UNet."""
+    """Trains what PEFT's settings say beside the UNet's weights.
 
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        weights: Sequence[str],
-        rank: int,
-        alpha: float,
-        *,
-        seed: int,
-    ) -> None:
+    That is B @ A * alpha / rank (https://arxiv.org/abs/2106.09685), with `use_dora` also the
+    magnitude of each row of the weight, of which the rest is the direction
+    (https://arxiv.org/abs/2402.09353).
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, settings: LoraConfig, *, seed: int) -> None:
         self._unet = unet
-        modules = [name.removesuffix(".weight") for name in weights]
-        self._settings = LoraConfig(
-            r=rank, lora_alpha=alpha, target_modules=modules, init_lora_weights=True
-        )
+        self._settings = settings
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            unet.add_adapter(self._settings, adapter_name=_ADAPTER)
+            unet.add_adapter(settings, adapter_name=_ADAPTER)
         cast_training_params(unet, torch.float32)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return all A and B."""
+        """Return all factors and magnitudes."""
         return [parameter for parameter in self._unet.parameters() if parameter.requires_grad]
 
+    def gather(self) -> None:
+        """Do nothing: the gradients are there."""
+
     def write(self) -> None:
-        """Do nothing: the UNet reads A and B themselves."""
+        """Do nothing: the UNet reads the factors themselves."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return A and B under PEFT's names."""
+        """Return factors and magnitudes under PEFT's names."""
         state = get_peft_model_state_dict(self._unet, adapter_name=_ADAPTER)
         return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take A and B."""
+        """Take factors and magnitudes."""
         outcome = set_peft_model_state_dict(self._unet, dict(state), adapter_name=_ADAPTER)
         assert not outcome.unexpected_keys, outcome.unexpected_keys
 
     def save(self, path: Path, info: AdapterInfo) -> None:
         """Write the file that `pipe.load_lora_weights` reads."""
-        tensors = {
-            f"unet.{name}": tensor.to(torch.float16).contiguous()
-            for name, tensor in self.state().items()
-        }
-        container.write(path, tensors, metadata.encode(info) | self._diffusers_metadata())
-
-    def _diffusers_metadata(self) -> dict[str, str]:
-        """Return rank, alpha and targets in the words that diffusers looks for."""
-        settings = {
-            f"unet.{key}": sorted(value) if isinstance(value, set) else value
-            for key, value in self._settings.to_dict().items()
-        }
-        return {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
+        write_lora(path, self.state(), self._settings, info)
 
     def facts(self) -> dict[str, str]:
         """Return rank and alpha, and how many values they came to."""
@@ -85,11 +68,3 @@ class Lora:
     def close(self) -> None:
         """Take the LoRA layers out again."""
         self._unet.unload_lora()
-
-
-def matching_rank(weights: Iterable[Tensor], density: float) -> int:
-    """Return the rank whose parameter count is nearest to a sparse adapter's of `density`."""
-    weights = list(weights)
-    sparse = sum(masks.count(weight.numel(), density) for weight in weights)
-    per_rank = sum(weight.shape[0] + weight.numel() // weight.shape[0] for weight in weights)
-    return max(1, round(sparse / per_rank))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shira_diffusion import Adapter, AdapterInfo, SparseTuner
+from shira_diffusion import Adapter, AdapterInfo, SparseDelta, SparseTuner
 
 
 class Shira:
@@ -19,6 +19,9 @@ class Shira:
     def parameters(self) -> list[nn.Parameter]:
         """Return the one flat vector of all trained entries."""
         return self._tuner.parameters()
+
+    def gather(self) -> None:
+        """Do nothing: the tuner has put the gradients there."""
 
     def write(self) -> None:
         """Scatter the vector into the live weights."""
@@ -34,11 +37,7 @@ class Shira:
 
     def save(self, path: Path, info: AdapterInfo) -> None:
         """Write the native file."""
-        deltas = {
-            f"unet.{name}": delta.to("cpu", torch.float16)
-            for name, delta in self._tuner.deltas().items()
-        }
-        Adapter(deltas, info).save(path)
+        save_deltas(self._tuner.deltas(), path, info)
 
     def facts(self) -> dict[str, str]:
         """Return how many values are trained."""
@@ -47,3 +46,9 @@ class Shira:
     def close(self) -> None:
         """Put the base's values back."""
         self._tuner.close()
+
+
+def save_deltas(deltas: Mapping[str, SparseDelta], path: Path, info: AdapterInfo) -> None:
+    """Write the changes of the UNet's weights, by parameter name, as a native file in fp16."""
+    stored = {f"unet.{name}": delta.to("cpu", torch.float16) for name, delta in deltas.items()}
+    Adapter(stored, info).save(path)

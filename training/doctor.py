@@ -1,0 +1,217 @@
+"""The doctor: what a run would do, what is wrong and how to mend it; trains and writes nothing."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from rich.console import Console
+from torch import Tensor, nn
+
+from shira_diffusion.errors import ShiraError
+from shira_diffusion.fingerprint import fingerprint
+from shira_diffusion.pipeline import load_base
+from training import methods
+from training.concepts import read_data
+from training.config import Config
+from training.data import CaptionedImage, Dataset
+from training.images import Size
+from training.machine import Machine
+from training.memory import Footprint, footprint
+from training.objective import Objective
+from training.prepare import check_fit, check_origin, origin, side_of, with_words
+from training.run_folder import RunFolder
+from training.views import Gaze
+
+_MIB = 2**20
+
+T = TypeVar("T")
+
+
+def examine(config: Config, console: Console, *, resume: bool = False) -> list[str]:
+    """Print what `run` would do with these settings and return the faults that would refuse it.
+
+    The base is loaded on the CPU: a GPU may be at work.
+    """
+    return _Examination(config, console, resume).faults()
+
+
+class _Examination:
+    """Asks one question after another; a fault does not keep it from asking the next."""
+
+    def __init__(self, config: Config, console: Console, resume: bool) -> None:
+        self._config = config
+        self._console = console
+        self._resume = resume
+        self._faults: list[str] = []
+
+    def faults(self) -> list[str]:
+        """Print what is found and return the faults."""
+        config = self._config
+        machine = self._attempt(lambda: Machine.detect(config.device, config.precision))
+        self._attempt(lambda: RunFolder.of(config).check(config, resume=self._resume))
+        dataset = self._attempt(lambda: read_data(config))
+        pipe = self._attempt(lambda: load_base(config.base, device="cpu", dtype=_dtype(machine)))
+        if dataset:
+            self._data(dataset)
+        if dataset and pipe and self._resume and not self._faults:
+            self._attempt(lambda: self._check_stored(dataset, pipe))
+        if machine and pipe:
+            gaze = Gaze.of(config, pipe, side_of(config, pipe))
+            sizes = Counter(gaze.size(image) for image in dataset.images) if dataset else {}
+            if dataset:
+                self._buckets(sizes)
+                self._quality(dataset, pipe, gaze)
+            self._attempt(lambda: self._training(pipe, machine, [*sizes]))
+        return self._faults
+
+    def _attempt(self, question: Callable[[], T]) -> T | None:
+        try:
+            return question()
+        except ShiraError as error:
+            self._faults.append(str(error))
+            return None
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _remark(self, text: str) -> None:
+        self._console.print(
+            f"remark: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
+
+    def _data(self, dataset: Dataset) -> None:
+        words = with_words(self._config, dataset).trigger_words
+        self._say(f"name: {self._config.name}, method {self._config.method}")
+        self._say(f"data: {dataset.files} images with {len(dataset.images)} captions")
+        for image, repeats in Counter(dataset.images).items():
+            often = f" x {repeats}" if repeats > 1 else ""
+            self._say(f"  {image.path.name} {_size(image.size)}{often}: {image.caption}")
+        self._say(f"trigger words: {', '.join(words) or '(none)'}")
+        self._say(_duration(self._config, len(dataset.images)))
+        if self._config.keeps_prior:
+            count, classes = self._config.prior_images, len(self._config.classes)
+            self._say(f"class images: {count} of {classes} classes, drawn by the base if missing")
+        for remark in dataset.remarks:
+            self._remark(remark)
+
+    def _buckets(self, sizes: Mapping[Size, int]) -> None:
+        for size, count in sorted(sizes.items()):
+            self._say(f"bucket {_size(size)}: {count} of the captioned images")
+            if count < self._config.batch and len(sizes) > 1:
+                self._remark(
+                    f"bucket {_size(size)} has fewer images than a batch, which repeats them: add "
+                    f"images of this shape, or set batch={count} with more accumulation"
+                )
+
+    def _quality(self, dataset: Dataset, pipe: StableDiffusionXLPipeline, gaze: Gaze) -> None:
+        """Remark on what trains, but badly."""
+        for names in _twins(dataset.images):
+            self._remark(f"{names} are the same picture: keep one, or it counts double")
+        small = sorted({i.path.name for i in dataset.images if _is_small(i.size, gaze.size(i))})
+        if small:
+            self._remark(
+                "smaller than they are trained at and so blurred when scaled up (replace them by "
+                f"larger ones, or set a lower resolution=): {', '.join(small)}"
+            )
+        limit = pipe.tokenizer.model_max_length
+        for image in dict.fromkeys(dataset.images):
+            tokens = len(pipe.tokenizer(image.caption).input_ids)
+            if tokens > limit:
+                self._remark(
+                    f"the caption of {image.path.name} has {tokens} tokens, the base reads "
+                    f"{limit} of them: shorten it"
+                )
+
+    def _check_stored(self, dataset: Dataset, pipe: StableDiffusionXLPipeline) -> None:
+        stored = RunFolder.of(self._config).checkpoints.load()
+        check_origin(stored, origin(fingerprint(pipe.unet), dataset), self._config)
+
+    def _training(
+        self, pipe: StableDiffusionXLPipeline, machine: Machine, sizes: Sequence[Size]
+    ) -> None:
+        config = self._config
+        side = side_of(config, pipe)
+        check_fit(config, pipe, side, machine)
+        on_cpu = Machine(torch.device("cpu"), machine.dtype)
+        if config.gradient_checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
+        objective = Objective.of(pipe, on_cpu)
+        method = methods.create(config, pipe.unet, _no_gradients, None)
+        self._say(f"trained values: {sum(v.numel() for v in method.parameters()):,}")
+        largest = max(sizes or [(side, side)], key=math.prod)
+        count = config.batch + (config.prior_batch if config.keeps_prior else 0)
+        count = -(-count // machine.world)
+        found = footprint(pipe, method, objective, count=count, size=largest)
+        self._memory(found, count, machine)
+
+    def _memory(self, found: Footprint, count: int, machine: Machine) -> None:
+        config = self._config
+        checkpointing = "with" if config.gradient_checkpointing else "without"
+        self._say(
+            f"memory, {machine.device}: about {_mib(max(found.training, found.preparing))}\n"
+            f"  a step: {_mib(found.training)} = UNet in {_name(machine.dtype)} "
+            f"{_mib(found.unet)} + trained values, gradients and AdamW {_mib(found.values)} + "
+            f"forward and backward of {count} images {checkpointing} checkpointing "
+            f"{_mib(found.step)}\n"
+            f"  encoding: {_mib(found.preparing)} = UNet + VAE and text encoders "
+            f"{_mib(found.encoders)} + one image in the VAE {_mib(found.encoding)}\n"
+            "  (allocations of a step on tensors without storage; kernels' workspaces are extra)"
+        )
+        free = _free(machine.device)
+        if free is not None and free < max(found.training, found.preparing):
+            smaller = "gradient_checkpointing=true, " if not config.gradient_checkpointing else ""
+            self._remark(
+                f"only {_mib(free)} are free on {machine.device}: set {smaller}a smaller batch "
+                "with more accumulation, or a lower resolution"
+            )
+
+
+def _dtype(machine: Machine | None) -> torch.dtype:
+    return machine.dtype if machine else torch.float32
+
+
+def _duration(config: Config, items: int) -> str:
+    seen = config.steps * config.accumulation * config.batch
+    return (
+        f"steps: {config.steps} of {config.batch * config.accumulation} images = "
+        f"{seen / items:.1f} epochs of {items}"
+    )
+
+
+def _twins(images: Sequence[CaptionedImage]) -> list[str]:
+    """Name the files whose content is the same."""
+    names = defaultdict(set)
+    for image in images:
+        names[image.digest].add(image.path)
+    return [
+        ", ".join(sorted(path.name for path in same)) for same in names.values() if len(same) > 1
+    ]
+
+
+def _is_small(size: Size, target: Size) -> bool:
+    return size[0] < target[0] or size[1] < target[1]
+
+
+def _size(size: Size) -> str:
+    return f"{size[1]} x {size[0]}"
+
+
+def _no_gradients(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Stand in for the calibration: how many entries are trained does not depend on it."""
+    return {name: torch.zeros(()).expand(weight.shape) for name, weight in weights.items()}
+
+
+def _free(device: torch.device) -> int | None:
+    """Return the free bytes of a GPU; of the machine's own memory nothing portable is known."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def _mib(count: int) -> str:
+    return f"{count / _MIB:,.0f} MiB"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,49 @@
+"""The optimizers and learning rate schedules of a run, all of them from libraries."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from training.config import Config
+
+
+def create_optimizer(config: Config, values: Sequence[nn.Parameter]) -> Optimizer:
+    """Return the configured optimizer of the values; settings have been checked for its package.
+
+    AdamW (https://arxiv.org/abs/1711.05101), with moments of 8 bits
+    (https://arxiv.org/abs/2110.02861), Prodigy, which finds the rate itself and wants lr = 1
+    (https://arxiv.org/abs/2306.06101), and Adafactor, whose rate is relative to the values' size
+    and falls with the steps of itself (https://arxiv.org/abs/1804.04235).
+    """
+    return _kind(config.optimizer)(values, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _kind(name: str) -> Callable[..., Optimizer]:
+    match name:
+        case "adamw8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            return AdamW8bit
+        case "prodigy":
+            from prodigyopt import Prodigy
+
+            return Prodigy
+        case "adafactor":
+            return torch.optim.Adafactor
+    assert name == "adamw", name
+    return torch.optim.AdamW
+
+
+def create_schedule(config: Config, optimizer: Optimizer) -> LRScheduler:
+    """Return the configured schedule of the optimizer's rate, a step at a time."""
+    return get_scheduler(
+        config.schedule,
+        optimizer,
+        num_warmup_steps=config.warmup,
+        num_training_steps=config.steps,
+        num_cycles=config.schedule_cycles,
+    )
