@@ -108,14 +108,14 @@ def test_judge_and_report(run: Path, pack: Path, tmp_path: Path) -> None:
     report = ["report", "--model", run / "model", "--judge", judges / "report", "--json", found]
     assert toy(*report, "--images", "2", "--sheets", tmp_path / "sheets") == 0
     read = json.loads(found.read_text())
-    names = ("concept_top1", "style_top1", "unseen_pair_concept_top1", "unseen_pair_style_top1")
-    for name in names:
+    prefixes = ("", "fresh_pair_", "unseen_pair_")
+    for name in (f"{prefix}{what}_top1" for prefix in prefixes for what in ("concept", "style")):
         low, high = read["intervals"][name]
         assert 0 <= low <= read[name] <= high <= 1
         assert 0 <= read["ceiling"][name] <= 1
     assert read["images"]["unseen_pair_style_top1"] == 1
     assert read["seconds_per_image"] > 0
-    assert len(list((tmp_path / "sheets").glob("*.png"))) == 2
+    assert len(list((tmp_path / "sheets").glob("*.png"))) == 3
 
 
 def test_the_curve_is_smoothed_from_its_first_value() -> None:
