@@ -24,6 +24,9 @@ OPTIMIZERS = {
 }
 """The optimizers and the package that each is from."""
 
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
+"""The trackers and the package that each needs."""
+
 
 Check = Callable[[Any], str]
 """Says what is wrong with a value of the right type; an empty text when nothing is."""
@@ -52,6 +55,11 @@ def one_installed(packages: Mapping[str, str]) -> Check:
         return f"needs a package that is not here: pip install {packages[value]}"
 
     return check
+
+
+def each(check: Check) -> Check:
+    """Return the check of a list whose every word has to pass `check`."""
+    return lambda words: "; ".join(f"{word!r} {fault}" for word in words if (fault := check(word)))
 
 
 def is_share(value: float) -> str:
@@ -215,6 +223,12 @@ class Config:
         1000, "of the first sample; the next counts on", at_least(0), free=True
     )
 
+    trackers: tuple[str, ...] = setting(
+        (),
+        "programs that draw the curves: tensorboard, wandb",
+        each(one_installed(TRACKERS)),
+        free=True,
+    )
     checkpoint_every: int = setting(50, "steps between checkpoints", at_least(1), free=True)
     keep_checkpoints: int = setting(2, "how many checkpoints stay", at_least(1), free=True)
 

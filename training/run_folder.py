@@ -17,7 +17,7 @@ _SIGNS = frozenset({"data", "name", "base", "method", "steps"})
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`config.json`, `events.jsonl`, `samples/` and `checkpoints/` of one run."""
+    """`config.json`, `events.jsonl`, `samples/`, `checkpoints/` and `tensorboard/` of one run."""
 
     path: Path
     checkpoints: Checkpoints
@@ -37,6 +37,11 @@ class RunFolder:
     def samples(self) -> Path:
         """Where samples are written."""
         return self.path / "samples"
+
+    @property
+    def curves(self) -> Path:
+        """Where TensorBoard's files are written."""
+        return self.path / "tensorboard"
 
     @property
     def _config(self) -> Path:
@@ -71,7 +76,7 @@ class RunFolder:
     def begin(self, config: Config, *, resume: bool) -> None:
         """Make the folder ready and write the settings down; `check` comes before."""
         if not resume and config.overwrite:
-            for part in (self.checkpoints.folder, self.samples):
+            for part in (self.checkpoints.folder, self.samples, self.curves):
                 shutil.rmtree(part, ignore_errors=True)
             self.log.path.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -92,7 +97,13 @@ class RunFolder:
 
     def _check_own(self) -> None:
         """Raise where the files that a run writes are there but no run has written them."""
-        parts = (self._config, self.log.path, self.samples, self.checkpoints.folder)
+        parts = (
+            self._config,
+            self.log.path,
+            self.samples,
+            self.checkpoints.folder,
+            self.curves,
+        )
         strange = [part.name for part in parts if part.exists()]
         if strange and not self._settings():
             raise RunError(

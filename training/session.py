@@ -28,6 +28,7 @@ from training.prior import Prior, shared_out
 from training.report import Report
 from training.run_folder import RunFolder
 from training.sampling import Sampler, encoders_at_hand
+from training.trackers import tracking
 from training.views import Gaze, View
 
 
@@ -172,12 +173,15 @@ class Session:
         last = config.steps if stop_after is None else min(config.steps, loop.step + stop_after)
         if loop.step >= last:
             return False
+        trackers = config.trackers if self._machine.is_main else ()
         with (
             graceful_stop(self._say_stopping) as wish,
             self._report.bar("training", config.steps, loop.step) as advance,
+            tracking(trackers, config, self._folder.curves) as track,
         ):
             for result in loop.run():
                 self._log(result)
+                track(result)
                 advance(result.step, f"loss {result.loss:.4f}, {result.seconds:.2f} s/step")
                 stopping = wish.asked or result.step == last
                 if stopping or result.step % config.checkpoint_every == 0:
