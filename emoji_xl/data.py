@@ -60,6 +60,12 @@ def placed(images: Tensor, theta: Tensor, *, mode: str = "bilinear") -> Tensor:
     return F.grid_sample(images - 1, grid, mode=mode, align_corners=False).clamp(-2, 0) + 1
 
 
+def shrunk(images: Tensor, share: float) -> Tensor:
+    """Shrink pictures (N, 3, H, W) in [-1, 1] to a `share` of their size, amid white."""
+    theta = torch.eye(2, 3, device=images.device) / share
+    return placed(images, theta.expand(len(images), -1, -1))
+
+
 def shift_and_scale(images: Tensor, *, shift: float, smallest: float) -> Tensor:
     """Shrink each picture down to `smallest` and move it by up to `shift` of its size, on white."""
     n = len(images)

@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ConvNextV2Config, ConvNextV2Model, ResNetConfig, ResNetModel
 
-from emoji_xl.data import placed
+from emoji_xl.data import shrunk
 from emoji_xl.style_reading import StyleReading
 
 JUDGES = Path("models/emoji-judge")
 FULL_WIDTHS = (48, 96, 192, 320)
 TOY_WIDTHS = (8, 8, 8, 8)
+SMALLER = 0.85
+"""To which share of its size a picture is shrunk for a second look."""
 SCALE = ".row_scale"
 """Ending of the names of tensors that hold what a row's int8 values are multiplied by."""
 
@@ -87,7 +89,7 @@ class Judge(nn.Module):
         for part in images.split(batch):
             seen = part.to(device)
             mirrored = seen.flip(3)
-            views = (seen, mirrored, _smaller(seen), _smaller(mirrored))
+            views = (seen, mirrored, shrunk(seen, SMALLER), shrunk(mirrored, SMALLER))
             concepts.append(torch.stack([self(view).log_softmax(1) for view in views]).mean(0))
             styles.append(self.style(seen))
         scale = self.log_temperature.exp()
@@ -169,11 +171,6 @@ def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             rows = plain[name].flatten(1).float() * tensors[name + SCALE][:, None]
             plain[name] = rows.view(plain[name].shape)
     return plain
-
-
-def _smaller(images: Tensor) -> Tensor:
-    """Shrink pictures to 85 % of their size, on white."""
-    return placed(images, torch.eye(2, 3, device=images.device).expand(len(images), -1, -1) / 0.85)
 
 
 def _hits(probabilities: Tensor, labels: Sequence[str], expected: Sequence[str]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emoji_xl.data import on_white, over, placed
+from emoji_xl.data import on_white, over, shrunk
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a pixel's brightness (ITU-R BT.601)."""
@@ -96,8 +96,7 @@ def upside_down(rgba: Tensor) -> Tensor:
 
 def small(rgba: Tensor) -> Tensor:
     """Half the size in the middle."""
-    images = on_white(rgba)
-    return placed(images, torch.eye(2, 3, device=images.device).expand(len(images), -1, -1) * 2)
+    return shrunk(on_white(rgba), 0.5)
 
 
 def tinted(*colour: float) -> Modifier:
