@@ -13,11 +13,8 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, ShiraConfig, inject_adapter_in_model
 from torch import nn
 
+from benchmarks.models import DENSITY, LORA_TARGETS, attention
 from shira_diffusion import SparseTuner, masks
-from shira_diffusion.pipeline import target_weights
-
-DENSITY = 0.01
-_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def _nothing() -> None:
@@ -40,7 +37,7 @@ def ours(unet: UNet2DConditionModel) -> Trained:
         name: masks.rand(
             weight.shape, masks.count(weight.numel(), DENSITY), masks.layer_generator(0, name)
         )
-        for name, weight in target_weights(unet, ["attention"]).items()
+        for name, weight in attention(unet).items()
     }
     tuner = SparseTuner(unet, indices)
     return Trained(tuner.parameters(), write=tuner.write, tuner=tuner)
@@ -49,17 +46,17 @@ def ours(unet: UNet2DConditionModel) -> Trained:
 def lora(unet: UNet2DConditionModel, rank: int = 64) -> Trained:
     """LoRA through PEFT as diffusers' examples train it: fp32 factors under autocast."""
     unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_TARGETS))
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS))
     return _factors(unet)
 
 
 def peft_shira(unet: UNet2DConditionModel) -> Trained:
     """PEFT's own SHiRA, of the rank whose number of values is nearest to ours."""
     unet.requires_grad_(False)
-    weights = list(target_weights(unet, ["attention"]).values())
+    weights = list(attention(unet).values())
     ours = sum(masks.count(weight.numel(), DENSITY) for weight in weights)
     rank = max(1, round(ours / sum(sum(weight.shape) for weight in weights)))
-    settings = ShiraConfig(r=rank, target_modules=_TARGETS, random_seed=0)
+    settings = ShiraConfig(r=rank, target_modules=LORA_TARGETS, random_seed=0)
     inject_adapter_in_model(settings, unet)
     return _factors(unet)
 
@@ -73,7 +70,7 @@ def frozen(unet: UNet2DConditionModel) -> Trained:
 def full(unet: UNet2DConditionModel) -> Trained:
     """Every attention weight, densely, in the UNet's own dtype."""
     unet.requires_grad_(False)
-    weights = list(target_weights(unet, ["attention"]).values())
+    weights = list(attention(unet).values())
     for weight in weights:
         weight.requires_grad_(True)
     return Trained(weights)
