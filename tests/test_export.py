@@ -1,4 +1,4 @@
-"""What leaves for other programs: LoRA by SVD, and dense changes, as diffusers and kohya name them."""
+"""What leaves for other programs: LoRA by SVD and dense changes, named as they expect."""
 
 import math
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_the_lora_is_the_best_of_its_rank(tmp_path: Path, rank: int) -> None:
         best = float((values[:rank] ** 2).sum() / (values**2).sum())
         assert energy.shares[f"{layer}.weight"] == pytest.approx(best, abs=1e-5)
         lost = float(((found - dense) ** 2).double().sum())
-        assert energy.lost[f"{layer}.weight"] == pytest.approx(lost, abs=1e-8)
+        assert energy.lost[f"{layer}.weight"] == pytest.approx(lost, rel=1e-6, abs=1e-8)
         assert state[f"{layer}.lora_A.weight"].shape[0] == rank
     again = Adapter.load(tmp_path / "a.safetensors")
     assert again.info.trigger_words == ("sks",)
@@ -108,9 +108,10 @@ def test_diffusers_reads_the_lora(
         pytest.skip("diffusers maps these names by the config that the real SDXL has")
     deltas = {}
     parts = component_modules(toy_pipe)
-    for number, (part, ending) in enumerate(
-        [("unet", "to_q.weight"), ("unet", "to_out.0.weight"), ("text_encoder_2", "q_proj.weight")]
-    ):
+    # diffusers takes a text encoder's kohya file for one only if out_proj is in it.
+    endings = ["to_q.weight", "to_out.0.weight"], ["q_proj.weight", "out_proj.weight"]
+    pairs = [("unet", one) for one in endings[0]] + [("text_encoder_2", one) for one in endings[1]]
+    for number, (part, ending) in enumerate(pairs):
         for name, weight in parts[part].named_parameters():
             if name.endswith(ending):
                 deltas[f"{part}.{name}"] = random_sparse(tuple(weight.shape), number)
