@@ -92,9 +92,10 @@ def exchange_many(
     bit. On CUDA the host waits once, for this verdict, and calls `meanwhile` before it waits.
     """
     if any(step.whole is not None for step in steps):
+        meanwhile()
         _exchange_one_by_one(table, steps)
         return
-    _exchange_entries(table, steps)
+    _exchange_entries(table, steps, meanwhile)
 
 
 def _exchange_one_by_one(table: WeightTable, steps: Sequence[Step]) -> None:
@@ -117,7 +118,9 @@ def _exchange_one_by_one(table: WeightTable, steps: Sequence[Step]) -> None:
         raise
 
 
-def _exchange_entries(table: WeightTable, steps: Sequence[Step]) -> None:
+def _exchange_entries(
+    table: WeightTable, steps: Sequence[Step], meanwhile: Callable[[], None] = nothing
+) -> None:
     if _has_kernels(table):
         from shira_diffusion import triton_scatter
 
