@@ -13,13 +13,15 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from shira_diffusion.components import component_modules
 from shira_diffusion.errors import BaseModelError, SettingError, nearest
 from shira_diffusion.fingerprint import fingerprint
 
-__all__ = ["TARGETS", "component_modules", "fingerprint", "load_base", "target_weights"]
+__all__ = ["TARGETS", "component_modules", "fingerprint", "hush", "load_base", "target_weights"]
 
 # What can be trained, by group; "attention" is what the paper adapts. A UNet's names, then CLIP's.
 TARGETS = {
@@ -75,6 +77,13 @@ def load_base(
     except Exception as error:
         # diffusers and the hub's client raise what they like; to the user all of it means this.
         raise BaseModelError(f"the base model {str(source)!r} cannot be loaded: {error}") from error
+
+
+def hush() -> None:
+    """Keep the loading bars and advice of diffusers and transformers off a program's terminal."""
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
 
 
 def target_weights(module: nn.Module, targets: Sequence[str]) -> dict[str, nn.Parameter]:
