@@ -15,6 +15,7 @@ from shira_diffusion import cards, formats, modelspec
 from shira_diffusion.adapter import AdapterInfo
 from shira_diffusion.errors import SettingError, ShiraError
 from shira_diffusion.formats import container
+from shira_diffusion.formats.names import COMPONENTS
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PROMPT = re.compile(r"^- (.+)$", re.MULTILINE)
@@ -48,7 +49,7 @@ def pack(path: Path, repo_id: str) -> Package:
     A card and a thumbnail that lie beside it are used, the card with the hub's header and way of
     loading. Raises `FormatError` for a broken file and `SettingError` for an impossible `repo_id`.
     """
-    if not _REPOSITORY.fullmatch(repo_id):
+    if not is_repository(repo_id):
         raise SettingError(f"{repo_id!r} is no repository on the hub; name it 'user/adapter'")
     file = path / cards.FILE if path.is_dir() else path
     info = formats.load(file).info
@@ -63,6 +64,18 @@ def pack(path: Path, repo_id: str) -> Package:
     prompts = _PROMPT.findall(body.partition("## Prompts to try")[2].partition("\n## ")[0])
     header = _header(info, prompts[0] if prompts and thumbnail else "")
     return Package(file, f"---\n{header}\n---\n\n{body}", thumbnail)
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name can be a repository's: `user/name`."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def fetch_base(repo_id: str) -> Path:
+    """The weights of a base on the hub, from the cache or downloaded; raises `ShiraError`."""
+    wanted = [f"{part}/*.safetensors" for part in COMPONENTS]
+    with _translated(repo_id):
+        return Path(_client().snapshot_download(repo_id, allow_patterns=["*.json", *wanted]))
 
 
 def push(package: Package, repo_id: str, *, private: bool = False, api: Any = None) -> str:
@@ -98,7 +111,7 @@ def _header(info: AdapterInfo, prompt: str) -> str:
     known = _LICENSES.fullmatch(license_id) is not None
     picture = {"text": prompt, "output": {"url": "thumbnail.png"}}
     # Names of folders on somebody's machine mean nothing to the hub.
-    base = info.base_model if _REPOSITORY.fullmatch(info.base_model) else None
+    base = info.base_model if is_repository(info.base_model) else None
     data = _client().ModelCardData(
         library_name="shira_diffusion" if sparse else "diffusers",
         pipeline_tag="text-to-image",
@@ -131,18 +144,22 @@ def _translated(repo_id: str) -> Iterator[None]:
     import httpx
 
     refusals = (client.errors.HfHubHTTPError, client.errors.HFValidationError)
-    unreachable = (httpx.HTTPError, client.errors.OfflineModeIsEnabled)
+    unreachable = (
+        httpx.HTTPError,
+        client.errors.OfflineModeIsEnabled,
+        client.errors.LocalEntryNotFoundError,
+    )
     try:
         yield
     except client.errors.LocalTokenNotFoundError as error:
         raise ShiraError(f"{repo_id}: nobody is logged in; run `hf auth login`") from error
-    except refusals as error:
-        raise ShiraError(
-            f"{repo_id}: the hub refuses it ({error}); check the name, and that the token of "
-            "`hf auth login` may write there"
-        ) from error
     except unreachable as error:
         raise ShiraError(
             f"{repo_id}: the hub cannot be reached ({error}); check the network and HF_ENDPOINT, "
             "and that HF_HUB_OFFLINE is not set"
+        ) from error
+    except refusals as error:
+        raise ShiraError(
+            f"{repo_id}: the hub refuses it ({error}); check the name, and the token of "
+            "`hf auth login`"
         ) from error

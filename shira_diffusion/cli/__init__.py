@@ -11,15 +11,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from shira_diffusion.cli import inspect, push, tag, verify
+from shira_diffusion.cli import bake, bench, convert, extract, fuse, inspect, push, tag, verify
 from shira_diffusion.cli.command import FOUND_WRONG, INTERRUPTED, USAGE, Command, Outcome
 from shira_diffusion.errors import SettingError, ShiraError
 
 COMMANDS: tuple[Command, ...] = (
     inspect.COMMAND,
     verify.COMMAND,
+    convert.COMMAND,
+    fuse.COMMAND,
+    extract.COMMAND,
+    bake.COMMAND,
     tag.COMMAND,
     push.COMMAND,
+    bench.COMMAND,
 )
 _EXIT_CODES = """exit codes:
   0  done, and nothing is wrong

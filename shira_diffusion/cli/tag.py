@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from shira_diffusion import modelspec, verify
-from shira_diffusion.adapter import Adapter
-from shira_diffusion.cli import base
+from shira_diffusion.cli import sources
 from shira_diffusion.cli.command import Command, Outcome
-from shira_diffusion.components import component_modules
 from shira_diffusion.errors import MismatchError, SettingError
-from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.relabel import relabel
 
 _TEXTS = ("name", "title", "description", "author", "license", "date")
@@ -32,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tag", dest="tags", action="append", metavar="TAG", help="likewise a tag")
     parser.add_argument("--thumbnail", type=Path, metavar="IMAGE", help="PNG, JPEG or WebP")
-    base.add(parser, required=False, purpose="declare the adapter fit for this base")
+    sources.add_base(parser, "declare the adapter fit for this base")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write here instead of changing FILE"
     )
@@ -59,10 +56,10 @@ def run(options: argparse.Namespace) -> Outcome:
 
 def _fit_for(file: Path, source: str) -> dict[str, Any]:
     """Name and fingerprints of a base, if the adapter fits it by names, shapes and sizes."""
-    adapter, target = Adapter.load(file), base.load(source)
-    marks = {part: fingerprint(module) for part, module in component_modules(target).items()}
-    declared = adapter.for_base(marks)
-    wrong = [one.what for one in verify.compare(declared, target) if one.wrong]
+    base = sources.checkpoint(source)
+    marks = base.fingerprints()
+    declared = sources.adapter(file, base).for_base(marks)
+    wrong = [one.what for one in verify.compare(declared, base, marks) if one.wrong]
     if wrong:
         raise MismatchError(f"{file}: it does not fit {source}: {'; '.join(wrong)}")
     path = Path(source)

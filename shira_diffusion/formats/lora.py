@@ -18,6 +18,7 @@ from shira_diffusion.errors import DeltaError, FormatError, SettingError, ShiraE
 from shira_diffusion.formats import container, diff, metadata, names, peft
 from shira_diffusion.formats.kohya import Naming, flat_name
 from shira_diffusion.lowrank import DoraDelta, LowRankDelta
+from shira_diffusion.modelspec import kohya
 from shira_diffusion.svd import Factors, factored
 
 # diffusers writes PEFT's settings of every component under this key, as "unet.lora_alpha".
@@ -98,7 +99,8 @@ def save(
         factors = factored(one, rank).rounded(dtype)
         tensors |= _stored(name.removesuffix(".weight"), factors, rank, naming)
         whole[name], lost[name] = factors.whole, factors.lost
-    container.write(Path(path), tensors, {**metadata.encode(adapter.info), "format": "pt"})
+    stated = {**metadata.encode(adapter.info), **kohya(adapter.info, rank=rank), "format": "pt"}
+    container.write(Path(path), tensors, stated)
     return Energy(whole, lost)
 
 
