@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shira_diffusion.errors import MismatchError
+from shira_diffusion.whole import Whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +48,27 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Entries at `places` that hold `expected` (n,) and shall hold `values` (n,)."""
+    """Entries at `places` that hold `expected` (n,) and shall hold `values` (n,).
+
+    `whole` are other weights of the table, which change in every entry.
+    """
 
     places: Places
     expected: Tensor
     values: Tensor
+    whole: Whole | None = None
 
     def reversed(self) -> Step:
         """The step back."""
-        return Step(self.places, self.values, self.expected)
+        whole = None if self.whole is None else self.whole.reversed()
+        return Step(self.places, self.values, self.expected, whole)
+
+    def then(self, new: Step) -> Step:
+        """One step from these values to those of `new`, which is at the same places."""
+        whole = None
+        if self.whole is not None and new.whole is not None:
+            whole = Whole(self.whole.values, new.whole.values)
+        return Step(new.places, self.values, new.values, whole)
 
 
 class WeightTable:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from shira_diffusion import whole
 from shira_diffusion.errors import EntriesChangedError
 from shira_diffusion.places import Places, Step, WeightTable
 
@@ -83,6 +85,33 @@ def exchange_many(table: WeightTable, steps: Sequence[Step]) -> None:
     equal to NaN; whatever is raised, every entry then is as it was, bit for bit. On CUDA the host
     waits once, for this verdict.
     """
+    if any(step.whole is not None for step in steps):
+        _exchange_one_by_one(table, steps)
+        return
+    _exchange_entries(table, steps)
+
+
+def _exchange_one_by_one(table: WeightTable, steps: Sequence[Step]) -> None:
+    """Steps of which some change whole weights, which a later step may change in places."""
+    done: list[Callable[[], None]] = []
+    try:
+        for number, step in enumerate(steps):
+            back = step.reversed()
+            try:
+                _exchange_entries(table, [step])
+                done.append(partial(_exchange_entries, table, [back]))
+                if step.whole is not None and back.whole is not None:
+                    whole.exchange(table.weights, step.whole)
+                    done.append(partial(whole.exchange, table.weights, back.whole))
+            except EntriesChangedError as error:
+                raise EntriesChangedError(error.weight, number) from error
+    except BaseException:
+        for undo in reversed(done):
+            undo()
+        raise
+
+
+def _exchange_entries(table: WeightTable, steps: Sequence[Step]) -> None:
     if _has_kernels(table):
         from shira_diffusion import triton_scatter
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from shira_diffusion.adapter import Adapter
+from shira_diffusion.adapter import Adapter, Delta
 from shira_diffusion.components import Weights
-from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import (
     EntriesChangedError,
     MismatchError,
@@ -179,9 +178,9 @@ class AdapterSwitcher:
                     "adapter.for_base(switcher.fingerprints)"
                 )
 
-    def _by_slot(self, name: str, adapter: Adapter) -> dict[str, SparseDelta]:
+    def _by_slot(self, name: str, adapter: Adapter) -> dict[str, Delta]:
         """The adapter's changes by the model's own slots."""
-        bound: dict[str, SparseDelta] = {}
+        bound: dict[str, Delta] = {}
         for weight_name, delta in adapter.deltas.items():
             slot = self._weights.slot(weight_name)
             if slot in bound:
@@ -192,7 +191,7 @@ class AdapterSwitcher:
             weight = self._weights.live(slot)
             require_fit(slot, weight, delta.shape)
             self._home = weight.device
-            bound[slot] = delta.entries()
+            bound[slot] = delta
         return bound
 
     def _strength(self, name: str, value: float) -> float:
@@ -264,7 +263,7 @@ class AdapterSwitcher:
                     name: part.over(group.slots, group.table.device)
                     for name, part in packed.items()
                 }
-                touching = {name: part for name, part in parts.items() if part.values.numel()}
+                touching = {name: part for name, part in parts.items() if not part.is_empty}
                 if touching:
                     plans[group] = Plan(group.table, touching)
             new = {group: plan.step(mix) for group, plan in plans.items()}
@@ -291,7 +290,10 @@ class AdapterSwitcher:
         self._forget_plans(
             lambda known: (
                 known != names
-                and not all(self._residency.holds(name, self._home) for name in known)
+                and (
+                    any(plan.is_heavy for plan in self._plans[known].values())
+                    or not all(self._residency.holds(name, self._home) for name in known)
+                )
             )
         )
 

@@ -33,7 +33,7 @@ def all_or_none() -> Iterator[Take]:
 def turns(old: Step | None, new: Step | None) -> list[Step]:
     """The steps out of the old mix and into the new one; between strengths it is one."""
     if old is not None and new is not None and old.places is new.places:
-        return [Step(new.places, old.values, new.values)]
+        return [old.then(new)]
     out = [] if old is None else [old.reversed()]
     return out if new is None else [*out, new]
 
