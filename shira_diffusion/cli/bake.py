@@ -48,8 +48,10 @@ COMMAND = Command(
     name="bake",
     summary="write a whole checkpoint with adapters in it",
     description="Write a copy of a base with a mix of adapters in its weights, of the base's kind\n"
-    "(a folder or one file) and dtype. It needs no adapter any more, and every program reads it.",
+    "(a folder or one file) and dtype. It needs no adapter any more, and every program\n"
+    "reads it.",
     examples="""  shira bake models/emoji-xl adapters/robot -o models/robot-xl
+  shira bake models/emoji-xl adapters/robot=0.8 adapters/high-contrast -o models/both
   shira bake sdxl.safetensors robot.safetensors=0.8 lora.safetensors=0.5 -o mixed.safetensors
 """,
     arguments=arguments,

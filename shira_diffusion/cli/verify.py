@@ -63,8 +63,9 @@ def _report(file: str, findings: Sequence[Finding]) -> str:
 COMMAND = Command(
     name="verify",
     summary="check that adapters are whole and fit a base",
-    description="Read adapter files to the last byte (checksum, sizes, order, bounds, finite\n"
-    "values) and, with --base, compare them with it: names, shapes, fingerprint, size of changes.",
+    description="Read adapter files to the last byte (checksum, sizes, order, bounds,\n"
+    "finite values) and, with --base, compare them with it: names, shapes, fingerprint,\n"
+    "size of the changes.",
     examples="""  shira verify adapters/robot/adapter.safetensors
   shira verify robot.safetensors --base models/emoji-xl
   shira verify adapters/*/adapter.safetensors --base stabilityai/stable-diffusion-xl-base-1.0
