@@ -139,27 +139,20 @@ def _client() -> Any:
 
 @contextmanager
 def _translated(repo_id: str) -> Iterator[None]:
-    """The client's errors, and its network's, as ours."""
-    client = _client()
-    import httpx
-
-    refusals = (client.errors.HfHubHTTPError, client.errors.HFValidationError)
-    unreachable = (
-        httpx.HTTPError,
-        client.errors.OfflineModeIsEnabled,
-        client.errors.LocalEntryNotFoundError,
-    )
+    """The errors of the hub's client, and of the network under it, as ours."""
+    errors = _client().errors
     try:
         yield
-    except client.errors.LocalTokenNotFoundError as error:
+    except errors.LocalTokenNotFoundError as error:
         raise ShiraError(f"{repo_id}: nobody is logged in; run `hf auth login`") from error
-    except unreachable as error:
-        raise ShiraError(
-            f"{repo_id}: the hub cannot be reached ({error}); check the network and HF_ENDPOINT, "
-            "and that HF_HUB_OFFLINE is not set"
-        ) from error
-    except refusals as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise ShiraError(
             f"{repo_id}: the hub refuses it ({error}); check the name, and the token of "
             "`hf auth login`"
+        ) from error
+    except Exception as error:
+        # Which network library is under the client changes with its versions.
+        raise ShiraError(
+            f"{repo_id}: the hub cannot be reached ({error}); check the network and HF_ENDPOINT, "
+            "and that HF_HUB_OFFLINE is not set"
         ) from error

@@ -110,7 +110,7 @@ def picture(metadata: Mapping[str, str]) -> bytes | None:
     if not head.startswith("data:image/"):
         return None
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True) or None
     except ValueError:
         return None
 

@@ -263,7 +263,7 @@ def test_bake_overwrites_nothing(shira: Call, tmp_path: Path) -> None:
 
 
 def test_bench_measures(shira: Call) -> None:
-    code, facts, _ = shira("bench", "--share", 0.002, "--rounds", 2, "--rank", 4)
+    code, facts, _ = shira("bench", "--share", 0.002, "--rounds", 5, "--rank", 4)
     assert code == 0
     assert facts["matrices"] == 4
     assert facts["changed_afterwards"]["shira"] == 0

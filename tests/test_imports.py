@@ -156,7 +156,7 @@ def test_the_library_knows_torch_and_safetensors_alone(file: Path) -> None:
         "pipeline": {"diffusers", "huggingface_hub", "transformers"},
         "triton_scatter": {"triton"},
         # Imported when they are needed; without them the command line says what to install.
-        "hub": {"httpx", "huggingface_hub"},
+        "hub": {"huggingface_hub"},
         "cli.progress": {"rich"},
     }.get(library_name(file), set())
     assert {name.partition(".")[0] for name in imported(file)} <= allowed

@@ -57,8 +57,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Outcome:
     """Measure, and say on what."""
-    if not 0 < options.share <= 1 or options.rounds < 2 or options.rank < 1:
-        raise SettingError("--share must be in (0, 1], --rounds at least 2 and --rank at least 1")
+    if not 0 < options.share <= 1 or options.rounds < 5 or options.rank < 1:
+        raise SettingError("--share must be in (0, 1], --rounds at least 5 and --rank at least 1")
     device = _device(options.device)
     model = _model(options.share, device)
     base = [weight.detach().clone() for weight in model.parameters()]

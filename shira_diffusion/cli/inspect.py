@@ -42,8 +42,9 @@ def run(options: argparse.Namespace) -> Outcome:
         str(other): _overlap(adapter, sources.adapter(other, base)) for other in options.others
     }
     rows = layers if options.layers else summary.blocks(layers)
+    size = layout.bytes_of(options.file, "*.safetensors")
     parts = [
-        f"{options.file}: {_kind(adapter.info)}, {layout.size(layout.bytes_of(options.file))}",
+        f"{options.file}: {_kind(adapter.info)}, {layout.size(size)}",
         layout.pairs(_about(adapter.info)),
         f"What it changes, {_dtypes(adapter)}",
         _rows([*rows, whole]),
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> Outcome:
     ]
     facts = {
         "file": str(options.file),
-        "bytes": layout.bytes_of(options.file),
+        "bytes": size,
         "info": _plain(adapter.info),
         "total": _facts(whole),
         "histogram": histogram(whole),

@@ -17,9 +17,9 @@ def size(count: float) -> str:
     return f"{count:.3g} {_UNITS[unit]}"
 
 
-def bytes_of(path: Path) -> int:
-    """The size of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
+def bytes_of(path: Path, pattern: str = "*") -> int:
+    """The size of a file, or of those files in a folder that `pattern` fits."""
+    files = path.rglob(pattern) if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

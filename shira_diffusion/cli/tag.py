@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from shira_diffusion import modelspec, verify
+from shira_diffusion import cards, modelspec, verify
 from shira_diffusion.cli import sources
 from shira_diffusion.cli.command import Command, Outcome
 from shira_diffusion.errors import MismatchError, SettingError
@@ -17,7 +17,7 @@ _TEXTS = ("name", "title", "description", "author", "license", "date")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="an adapter: SHiRA or LoRA")
+    parser.add_argument("file", type=Path, metavar="FILE", help="an adapter or its folder")
     for key in _TEXTS:
         parser.add_argument(f"--{key}", metavar="TEXT", help=f"its {key}")
     parser.add_argument(
@@ -44,11 +44,12 @@ def run(options: argparse.Namespace) -> Outcome:
     }
     if not (asked or options.thumbnail or options.base):
         raise SettingError("there is nothing to change; see `shira tag --help`")
+    file = options.file / cards.FILE if options.file.is_dir() else options.file
     extra = modelspec.thumbnail(options.thumbnail) if options.thumbnail else {}
     if options.base:
-        asked |= _fit_for(options.file, options.base)
-    target = options.output or options.file
-    info = relabel(options.file, target, asked, extra)
+        asked |= _fit_for(file, options.base)
+    target = options.output or file
+    info = relabel(file, target, asked, extra)
     changed = ", ".join([*asked, *(["thumbnail"] if extra else [])])
     facts = {"file": str(target), "name": info.name, "changed": [*asked, *extra]}
     return Outcome(f"{target}: wrote {changed}", facts)
