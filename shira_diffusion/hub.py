@@ -34,13 +34,12 @@ class Package:
     card: str
     thumbnail: bytes | None
 
-    def write(self, folder: Path) -> list[str]:
-        """Lay it out in `folder` as the repository has it; returns the names."""
+    def write(self, folder: Path) -> None:
+        """Lay it out in `folder` as the repository has it."""
         shutil.copyfile(self.file, folder / cards.FILE)
         (folder / "README.md").write_text(self.card, encoding="utf-8")
         if self.thumbnail is not None:
             (folder / "thumbnail.png").write_bytes(self.thumbnail)
-        return sorted(path.name for path in folder.iterdir())
 
 
 def pack(path: Path, repo_id: str) -> Package:
@@ -84,14 +83,15 @@ def push(package: Package, repo_id: str, *, private: bool = False, api: Any = No
     `api` is a `huggingface_hub.HfApi`, by default one with the token of `hf auth login`. Raises
     `ShiraError` where the hub refuses or cannot be reached.
     """
-    with _translated(repo_id), tempfile.TemporaryDirectory() as folder:
-        client = api or _client().HfApi(library_name="shira_diffusion")
+    with tempfile.TemporaryDirectory() as folder:
         package.write(Path(folder))
-        client.create_repo(repo_id, private=private, exist_ok=True)
-        commit = client.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Upload adapter"
-        )
-        return str(commit.repo_url)
+        with _translated(repo_id):
+            client = api or _client().HfApi(library_name="shira_diffusion")
+            client.create_repo(repo_id, private=private, exist_ok=True)
+            commit = client.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message="Upload adapter"
+            )
+            return str(commit.repo_url)
 
 
 def _picture(file: Path, folder: Path | None) -> bytes | None:
