@@ -32,19 +32,22 @@ class Packed:
 
     @classmethod
     def of(cls, deltas: Mapping[str, Delta]) -> Packed:
-        """A copy of `deltas` on the CPU; values of several dtypes become the one that holds all."""
+        """All of `deltas` on the CPU; values of several dtypes become the one that holds all.
+
+        What lies in one piece already, as a native file is read, is not copied.
+        """
         entries, factors = {}, {}
         for slot, delta in sorted(deltas.items()):
             if isinstance(delta, SparseDelta):
                 entries[slot] = delta
             else:
                 factors[slot] = delta.to("cpu")
-        indices = [one.indices.cpu() for one in entries.values()]
-        joined_indices = torch.cat([torch.empty(0, dtype=torch.int32), *indices])
+        nothing = torch.empty(0, dtype=torch.int32)
+        indices = _joined([one.indices.cpu() for one in entries.values()]) if entries else nothing
         values = [one.values.detach().cpu() for one in entries.values()]
-        joined = torch.cat(values) if values else torch.empty(0)
+        joined = _joined(values) if values else torch.empty(0)
         counts = tuple(one.nnz for one in entries.values())
-        return cls(tuple(entries), counts, joined_indices, joined, peak(joined), factors)
+        return cls(tuple(entries), counts, indices, joined, peak(joined), factors)
 
     @property
     def nbytes(self) -> int:
@@ -130,6 +133,22 @@ class Packed:
         )
         part = Packed(tuple(slots), counts, indices, values, self.peak, factors)
         return part.to(device)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """All vectors as one: a view where they lie one behind the other, else a copy."""
+    first, start = parts[0], parts[0].storage_offset()
+    for part in parts:
+        # The same memory, dtype and place is more than an equal address of a freed tensor.
+        if (
+            part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+            or part.dtype != first.dtype
+            or not part.is_contiguous()
+            or part.storage_offset() != start
+        ):
+            return torch.cat(list(parts))
+        start += part.numel()
+    return first.as_strided((start - first.storage_offset(),), (1,))
 
 
 def peak(values: Tensor) -> float:

@@ -40,6 +40,8 @@ ORDER = [
     "formats.metadata",
     "formats.container",
     "formats.gaps",
+    "formats.layout",
+    "formats.native_v1",
     "formats.native",
     "formats.sgm",
     "formats.kohya",
