@@ -199,6 +199,7 @@ def test_the_size_of_dense_changes_is_told_before(shira: Call, tmp_path: Path) -
         one.numel for one in Adapter.load(ROBOT).deltas.values()
     )
     assert list(tmp_path.iterdir()) == []
+    assert shira("convert", ROBOT, out, "--to", "diff", "--names", "diffusers")[0] == 2
     _, _, said = shira("convert", ROBOT, out, "--to", "diff")
     assert "8.61 MB" in said
     assert metrics.overlap(Adapter.load(ROBOT), Adapter.load(out)) == 1.0
@@ -226,6 +227,15 @@ def test_fuse_is_the_mix(shira: Call, tmp_path: Path) -> None:
     assert facts["name"] == result.info.name == "both=1"
     for name, one in expected.entries.items():
         assert torch.equal(one.to_dense(), result.entries[name].to_dense())
+
+
+def test_a_fused_lora_is_said_to_be_dense(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fuse", str(ROBOT), str(LORA), "-o", str(tmp_path / "x.safetensors")]) == 0
+    assert "no longer sparse" in capsys.readouterr().out
+    assert main(["fuse", str(ROBOT), str(INK), "-o", str(tmp_path / "x.safetensors")]) == 0
+    assert "no longer sparse" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["mean", "strongest", "ties", "dare"])

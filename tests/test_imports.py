@@ -78,6 +78,7 @@ ORDER = [
     "cli.sources",
     "cli.inspect",
     "cli.verify",
+    "cli.writers",
     "cli.convert",
     "cli.fuse",
     "cli.extract",

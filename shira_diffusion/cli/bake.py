@@ -13,7 +13,7 @@ from shira_diffusion.cli.progress import progress
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("base", metavar="BASE", help="a diffusers folder or a checkpoint file")
+    parser.add_argument("base", metavar="BASE", help="a diffusers folder, a checkpoint or a hub id")
     parser.add_argument(
         "mix",
         type=sources.weighted,

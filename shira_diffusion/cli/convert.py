@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import torch
 
 from shira_diffusion import sparsify
 from shira_diffusion.adapter import Adapter
 from shira_diffusion.cli import layout, sources
 from shira_diffusion.cli.command import Command, Outcome
 from shira_diffusion.cli.progress import progress
-from shira_diffusion.delta import SparseDelta
-from shira_diffusion.energy import Energy
-from shira_diffusion.errors import SettingError
-from shira_diffusion.formats import diff, lora, native, peft
+from shira_diffusion.cli.writers import DTYPES, NAMINGS, WRITERS, Said, energy_said
 from shira_diffusion.formats.checkpoint import Checkpoint
-from shira_diffusion.formats.kohya import Naming
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_NAMINGS = {"diffusers": None, "kohya": Naming.SGM, "kohya-diffusers": Naming.DIFFUSERS}
-# Below this share of the energy a LoRA no longer looks like what it stands in for.
-_POOR = 0.9
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, metavar="OUT", help="the file or folder to write")
     parser.add_argument(
         "--to",
-        choices=list(_WRITERS),
+        choices=list(WRITERS),
         default="native",
         help="native: ours, small and exact (default); peft: a folder for PEFT's SHiRA; "
         "lora: by SVD, for every program; diff: dense, for ComfyUI and A1111, heavy",
@@ -55,10 +42,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, metavar="N", help="the rank of --to lora")
     parser.add_argument(
         "--names",
-        choices=list(_NAMINGS),
+        choices=list(NAMINGS),
         default="kohya",
         help="how --to lora and diff call the layers: kohya for A1111, Forge and ComfyUI "
-        "(default), or diffusers for pipe.load_lora_weights",
+        "(default), kohya-diffusers the same with diffusers' blocks, or diffusers for "
+        "pipe.load_lora_weights",
     )
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp16", help="default: fp16")
     parser.add_argument("--component", metavar="NAME", help="the module that --to peft is for")
@@ -70,38 +58,32 @@ def run(options: argparse.Namespace) -> Outcome:
     """Read, thin out if asked to, and write."""
     base = sources.checkpoint(options.base) if options.base else None
     adapter = sources.adapter(options.source, base)
-    said: list[str] = []
-    facts: dict[str, object] = {"file": str(options.output), "format": options.to}
+    thinned = Said()
     if options.density is not None:
-        adapter, energy = _thinned(adapter, options, base)
-        said.append(
-            f"Kept {layout.percent(energy.kept)} of the change's energy in "
-            f"{layout.percent(options.density)} of the entries (relative error {energy.error:.3f})"
-        )
-        facts |= {"energy_kept": energy.kept, "error": energy.error}
-    about, write = _WRITERS[options.to](adapter, options)
-    facts |= about
-    expected = layout.size(float(str(about["expected_bytes"])))
+        adapter, thinned = _thinned(adapter, options, base)
+    writing = WRITERS[options.to](adapter, options)
+    expected = layout.size(writing.expected)
+    facts = {
+        "file": str(options.output),
+        "format": options.to,
+        "expected_bytes": writing.expected,
+        **thinned.facts,
+    }
     if options.dry_run:
-        return Outcome("\n".join([*said, f"{options.output} would take {expected}"]), facts)
+        lines = [*thinned.lines, f"{options.output} would take about {expected}"]
+        return Outcome("\n".join(lines), facts)
     sys.stderr.write(f"writing {options.output}, about {expected}\n")
-    more, told = write()
-    facts |= told
-    facts["bytes"] = size = layout.bytes_of(options.output)
-    return Outcome("\n".join([*said, *more, f"{options.output}: {layout.size(size)}"]), facts)
-
-
-Write = Callable[[], tuple[list[str], dict[str, object]]]
-"""Writes the file; returns what to say about it, as text and as facts."""
-Writer = Callable[[Adapter, argparse.Namespace], tuple[dict[str, object], Write]]
-"""Facts that are known before anything is written, such as its size, and the writing."""
+    said = writing.write()
+    size = layout.bytes_of(options.output)
+    lines = [*thinned.lines, *said.lines, f"{options.output}: {layout.size(size)}"]
+    return Outcome("\n".join(lines), {**facts, **said.facts, "bytes": size})
 
 
 def _thinned(
     adapter: Adapter, options: argparse.Namespace, base: Checkpoint | None
-) -> tuple[Adapter, Energy]:
+) -> tuple[Adapter, Said]:
     with progress("choosing the largest entries") as told:
-        return sparsify.sparsify(
+        thinned, energy = sparsify.sparsify(
             adapter,
             options.density,
             budget=options.budget,
@@ -109,97 +91,8 @@ def _thinned(
             dtype=DTYPES[options.dtype],
             progress=told,
         )
+    return thinned, energy_said(energy, f" in {layout.percent(options.density)} of the entries")
 
-
-def _to_native(adapter: Adapter, options: argparse.Namespace) -> tuple[dict[str, object], Write]:
-    adapter = _sparse(adapter, options)
-    deltas = {name: one.to(dtype=DTYPES[options.dtype]) for name, one in adapter.deltas.items()}
-    width = DTYPES[options.dtype].itemsize
-
-    def write() -> tuple[list[str], dict[str, object]]:
-        native.save(dataclasses.replace(adapter, deltas=deltas), options.output)
-        return [], {}
-
-    # A gap takes a byte, and sometimes a second one.
-    return {"expected_bytes": round(adapter.nnz * (width + 1.08))}, write
-
-
-def _to_peft(adapter: Adapter, options: argparse.Namespace) -> tuple[dict[str, object], Write]:
-    adapter = _sparse(adapter, options)
-
-    def write() -> tuple[list[str], dict[str, object]]:
-        padding = peft.save(adapter, options.output, component=options.component)
-        told = (
-            f"PEFT's r is {padding.r}; {padding.added:,} entries of value 0 "
-            f"({layout.percent(padding.share)}) fill every layer up to it"
-        )
-        return [told], {"r": padding.r, "added_entries": padding.added}
-
-    # The most that one layer needs holds for all of them, at twelve bytes an entry.
-    sides = {name: sum(one.shape) for name, one in adapter.deltas.items() if one.shape}
-    r = max((-(-adapter.deltas[name].nnz // sides[name]) for name in sides), default=0)
-    return {"expected_bytes": 12 * r * sum(sides.values())}, write
-
-
-def _to_lora(adapter: Adapter, options: argparse.Namespace) -> tuple[dict[str, object], Write]:
-    if options.rank is None:
-        raise SettingError("--to lora needs a --rank, such as 32")
-    method = adapter.info.method
-    training = {**adapter.info.training, "converted": f"rank {options.rank} of {method}"}
-    info = dataclasses.replace(adapter.info, method="lora", mask="", training=training)
-    sides = sum(one.shape[0] + one.numel // one.shape[0] for one in adapter.deltas.values())
-
-    def write() -> tuple[list[str], dict[str, object]]:
-        energy = lora.save(
-            dataclasses.replace(adapter, info=info),
-            options.output,
-            options.rank,
-            naming=_NAMINGS[options.names],
-            dtype=DTYPES[options.dtype],
-        )
-        return _told(energy), {"energy_kept": energy.kept, "error": energy.error}
-
-    size = sides * options.rank * DTYPES[options.dtype].itemsize
-    return {"expected_bytes": size, "rank": options.rank}, write
-
-
-def _to_diff(adapter: Adapter, options: argparse.Namespace) -> tuple[dict[str, object], Write]:
-    dtype = DTYPES[options.dtype]
-
-    def write() -> tuple[list[str], dict[str, object]]:
-        diff.save(
-            adapter, options.output, naming=_NAMINGS[options.names] or Naming.SGM, dtype=dtype
-        )
-        return [], {}
-
-    return {"expected_bytes": diff.size(adapter, dtype=dtype)}, write
-
-
-def _told(energy: Energy) -> list[str]:
-    said = [f"Kept {layout.percent(energy.kept)} of the change's energy"]
-    if energy.kept < _POOR:
-        said.append(
-            "warning: that is poor, pictures will differ; use a higher --rank, or a format that "
-            "is exact (native with the ComfyUI node, diff, or `shira bake`)"
-        )
-    return said
-
-
-def _sparse(adapter: Adapter, options: argparse.Namespace) -> Adapter:
-    if all(isinstance(one, SparseDelta) for one in adapter.deltas.values()):
-        return adapter
-    raise SettingError(
-        f"{options.source} is a LoRA, which changes every entry; say how many to keep, such as "
-        "--density 0.01"
-    )
-
-
-_WRITERS: Mapping[str, Writer] = {
-    "native": _to_native,
-    "peft": _to_peft,
-    "lora": _to_lora,
-    "diff": _to_diff,
-}
 
 COMMAND = Command(
     name="convert",

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from shira_diffusion import sparsify
-from shira_diffusion.cli import layout
+from shira_diffusion.cli import layout, sources
 from shira_diffusion.cli.command import Command, Outcome
-from shira_diffusion.cli.convert import DTYPES
 from shira_diffusion.cli.progress import progress
+from shira_diffusion.cli.writers import DTYPES, energy_said
 from shira_diffusion.energy import Energy
 from shira_diffusion.summary import block
 from shira_diffusion.targets import TARGETS
@@ -17,7 +17,7 @@ from shira_diffusion.targets import TARGETS
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("base", metavar="BASE", help="a diffusers folder or a checkpoint file")
+    parser.add_argument("base", metavar="BASE", help="a diffusers folder, a checkpoint or a hub id")
     parser.add_argument("tuned", metavar="TUNED", help="what was trained from it, in any such form")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a file")
     parser.add_argument(
@@ -43,10 +43,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Outcome:
     """Compare the checkpoints, and write the native file."""
+    base, tuned = (sources.checkpoint(one).path for one in (options.base, options.tuned))
     with progress("comparing weights") as told:
         adapter, energy = sparsify.extract(
-            options.base,
-            options.tuned,
+            base,
+            tuned,
             options.density,
             name=options.name or options.output.stem,
             targets=options.targets,
@@ -55,19 +56,17 @@ def run(options: argparse.Namespace) -> Outcome:
             progress=told,
         )
     adapter.save(options.output)
-    size = options.output.stat().st_size
+    size, said = options.output.stat().st_size, energy_said(energy)
     text = (
         f"{options.output}: {layout.size(size)}, {adapter.nnz:,} entries in "
         f"{len(adapter.deltas)} weights\n"
-        f"Kept {layout.percent(energy.kept)} of the difference's energy "
-        f"(relative error {energy.error:.3f})\n\n{_rows(energy, whole=options.layers)}"
+        f"{said.lines[0]}\n\n{_rows(energy, whole=options.layers)}"
     )
     facts = {
         "file": str(options.output),
         "bytes": size,
         "entries": adapter.nnz,
-        "energy_kept": energy.kept,
-        "error": energy.error,
+        **said.facts,
         "layers": dict(energy.shares),
     }
     return Outcome(text, facts)

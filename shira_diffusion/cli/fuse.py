@@ -12,8 +12,11 @@ from shira_diffusion import fuse
 from shira_diffusion.adapter import Adapter
 from shira_diffusion.cli import layout, sources
 from shira_diffusion.cli.command import Command, Outcome
-from shira_diffusion.cli.convert import DTYPES
+from shira_diffusion.cli.writers import DTYPES
 from shira_diffusion.fuse.parts import Parts
+
+# From here on entries are hardly smaller than dense weights.
+_DENSE = 0.5
 
 Method = Callable[[Parts, argparse.Namespace], Adapter]
 
@@ -73,6 +76,11 @@ def run(options: argparse.Namespace) -> Outcome:
         f"({layout.percent(result.density)}) in {len(result.deltas)} weights\n"
         f"trigger words: {words}"
     )
+    if result.density > _DENSE:
+        text += (
+            "\nnote: that is no longer sparse; `shira convert --density` thins it out, "
+            "`shira bake` writes a checkpoint instead"
+        )
     return Outcome(text, facts)
 
 
