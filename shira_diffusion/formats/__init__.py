@@ -38,7 +38,7 @@ def load(path: str | Path, *, shapes: Shapes | None = None) -> Adapter:
         case Kind.PEFT_SHIRA:
             return peft.load(file, shapes=shapes)
         case Kind.LORA:
-            return lora.load(file.parent if file.name == peft.WEIGHTS else file)
+            return lora.load(file)
         case Kind.DIFF:
             return diff.load(file)
 

@@ -105,6 +105,8 @@ class Checkpoint:
         for file, handle in self._open.items():
             for key in handle.keys():  # noqa: SIM118
                 for name, part in _weights(file, key).items():
+                    if not part.fits(handle.get_slice(key).get_shape()):
+                        raise FormatError(f"{self.path}: {key!r} is not of the shape of SDXL's")
                     if name in places:
                         raise FormatError(
                             f"{self.path}: {file} holds the weight {name!r} a second time; keep "

@@ -186,13 +186,15 @@ class _Settings:
 
     @classmethod
     def of(cls, path: Path, stated: Mapping[str, str]) -> _Settings:
-        """Those of the file's metadata, else those in the folder that `path` is."""
+        """Those of the file's metadata, else those of PEFT's folder."""
         if _PEFT_KEY in stated:
             settings = metadata.parse_json(stated[_PEFT_KEY], _PEFT_KEY)
             if not isinstance(settings, dict):
                 raise FormatError(f"{_PEFT_KEY} is not a JSON object")
             return cls(settings, whole=False)
-        return cls(peft.read_config(path) if path.is_dir() else {}, whole=True)
+        if path.is_dir():
+            return cls(peft.read_config(path), whole=True)
+        return cls(peft.read_config(path.parent) if path.name == peft.WEIGHTS else {}, whole=True)
 
     def scale(self, layer: str, rank: int, stored: Tensor | None) -> float:
         """Alpha / rank of a layer, by its own alpha where the file has one."""
