@@ -45,7 +45,15 @@ class Sites:
 
     def is_current(self) -> bool:
         """Whether the model has the same weights in the same memory."""
-        return self._links.hold() and all(group.table.is_current() for group in self.groups)
+        return self.is_in_place() and self.is_linked()
+
+    def is_in_place(self) -> bool:
+        """Whether the weights' memory is where it was, so that writing to it does no harm."""
+        return all(group.table.is_in_place() for group in self.groups)
+
+    def is_linked(self) -> bool:
+        """Whether the model still has these weights, in the same layout."""
+        return self._links.hold() and all(group.table.is_laid_out() for group in self.groups)
 
 
 def require_fit(slot: str, weight: Tensor, shape: tuple[int, ...]) -> None:

@@ -51,6 +51,10 @@ class _State:
     steps: Steps = field(default_factory=dict)
 
 
+class _RelinkedError(Exception):
+    """The model has other weights now than those that were written to."""
+
+
 class AdapterSwitcher:
     """The adapters of one model: a diffusers pipeline, a mapping of modules, or one module.
 
@@ -210,17 +214,19 @@ class AdapterSwitcher:
         """Put the base back and `mix` in, or leave everything as it was."""
         if not mix and not self._state.mix:
             return
-        sites, old = self._followed(mix)
         names = tuple(sorted(mix))
-        known = self._plans.get(names) if sites is self._sites else None
-        if known is not None:
+        sites, plans = self._sites, self._plans.get(names)
+        if sites is not None and plans is not None and sites.is_in_place():
             try:
-                self._commit(sites, mix, known, self._switched(sites, old, known, mix))
+                self._commit(sites, mix, plans, self._switched(sites, plans, mix))
             except EntriesChangedError:
                 # The base may have been changed while nothing was in it: read it again.
                 del self._plans[names]
+            except _RelinkedError:
+                self._sites = None
             else:
                 return
+        sites, old = self._followed(mix)
         self._commit(sites, mix, *self._planned(sites, old, mix))
 
     def _followed(self, mix: Mapping[str, float]) -> tuple[Sites, Steps]:
@@ -237,13 +243,22 @@ class AdapterSwitcher:
         return sites, followed(self._state.steps, sites.groups)
 
     def _switched(
-        self, sites: Sites, old: Steps, plans: Mapping[Group, Plan], mix: Mapping[str, float]
+        self, sites: Sites, plans: Mapping[Group, Plan], mix: Mapping[str, float]
     ) -> Steps:
-        """From the old steps to the planned ones, with one exchange for each group."""
+        """From the old steps to the planned ones, with one exchange for each group.
+
+        Raises `_RelinkedError` when the model has other weights than `sites` by now. To look costs
+        the host about as much as the switch costs the GPU, so it looks while the GPU works.
+        """
+
+        def require_links() -> None:
+            if not sites.is_linked():
+                raise _RelinkedError
+
         new = {group: plan.step(mix) for group, plan in plans.items()}
-        with all_or_none() as take:
+        with all_or_none(require_links) as take:
             for group in sites.groups:
-                take(group.table, turns(old.get(group), new.get(group)))
+                take(group.table, turns(self._state.steps.get(group), new.get(group)))
         return new
 
     def _planned(
