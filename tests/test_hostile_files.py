@@ -102,10 +102,10 @@ def read_or_refused(path: Path, read: Callable[[Path], object]) -> bool:
     try:
         read(path)
     except FormatError as error:
-        names_it = str(path) in str(error)
+        names_it, said = str(path) in str(error), str(error)
     else:
         return True
-    assert names_it
+    assert names_it, said
     return False
 
 

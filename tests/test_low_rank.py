@@ -306,6 +306,7 @@ def test_a_dora_of_peft_gives_pefts_merged_weights(
     save_file(state, tmp_path / "dora.safetensors", metadata=stated)
     pipe = StableDiffusionXLPipeline.from_pretrained(toy_base, dtype=torch.float32)
     base = weights(pipe.unet)
+    assert Adapter.load(tmp_path / "dora.safetensors").info.method == "dora"
     switcher = load_adapters(pipe, tmp_path / "dora.safetensors")
     assert switcher.active == {"dora": 1.0}
     changed = 0
@@ -350,3 +351,31 @@ def test_three_lines_put_adapters_on_a_pipeline(
     assert switcher.names == ("one", "one-2", "one-3")
     switcher.clear()
     assert_weights(toy_pipe.unet, base)
+
+
+def test_from_the_hub(
+    tmp_path: Path, toy_pipe: StableDiffusionXLPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str], list[str] | None]] = []
+
+    def hub(hub_id: str, allow_patterns: list[str], ignore_patterns: list[str] | None) -> str:
+        asked.append((hub_id, allow_patterns, ignore_patterns))
+        if hub_id == "no/such":
+            raise OSError("404")
+        return str(tmp_path)
+
+    monkeypatch.setattr("shira_diffusion.pipeline.snapshot_download", hub)
+    name, weight = next(iter(weights(toy_pipe.unet).items()))
+    dense = torch.zeros_like(weight)
+    dense.view(-1)[0] = 1.0
+    adapter = Adapter({f"unet.{name}": SparseDelta.from_dense(dense)}, AdapterInfo("theirs"))
+    adapter.save(tmp_path / "theirs.safetensors")
+    switcher = load_adapters(toy_pipe, "some/one")
+    load_adapters(toy_pipe, "some/one", weight_name="theirs.safetensors")
+    assert switcher.names == ("theirs", "theirs-2")
+    assert asked == [
+        ("some/one", ["*.safetensors", "adapter_config.json"], ["*/*"]),
+        ("some/one", ["theirs.safetensors"], None),
+    ]
+    with pytest.raises(FormatError, match=r"'no/such' cannot be had from the hub: 404"):
+        load_adapters(toy_pipe, "no/such")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -63,7 +64,11 @@ def load(path: str | Path) -> Adapter:
             if name in deltas:
                 raise FormatError(f"{key!r} is a second change of {name!r}")
             deltas[name] = diff.delta(key, file.tensors[key])
-        info = metadata.decode(file.metadata) or metadata.foreign(path, file.metadata)
+        info = metadata.decode(file.metadata)
+        if info is None:
+            turned = any(isinstance(one, DoraDelta) for one in deltas.values())
+            foreign = metadata.foreign(path, file.metadata)
+            info = dataclasses.replace(foreign, method="dora" if turned else "lora")
         return Adapter(deltas, info)
     except ShiraError as error:
         raise FormatError(f"{path}: {error}; get a plain LoRA for SDXL") from error
