@@ -215,7 +215,25 @@ def test_an_overwritten_file_is_read_again(comfy: ModuleType, unet: UNet2DCondit
 
 @pytest.mark.parametrize("name", SPARSE)
 def test_its_reader_agrees_with_the_librarys(comfy: ModuleType, name: str) -> None:
-    ours, theirs = native.load(file_of(name)), comfy.nodes.read(file_of(name))
+    assert_same(comfy, file_of(name))
+
+
+def test_it_reads_what_is_written_now(comfy: ModuleType, tmp_path: Path) -> None:
+    deltas = {"unet.0": change((2, 3), 4.0), "unet.empty.weight": change((5,), 1.0)}
+    for kind in (torch.float16, torch.bfloat16, torch.float32):
+        places = torch.tensor([0, 300], dtype=torch.int32)
+        deltas[f"unet.{kind}.weight"] = SparseDelta(
+            places, torch.tensor([1.5, -2.0]).to(kind), (20, 20)
+        )
+    Adapter(deltas, AdapterInfo("all", trigger_words=("a", "b"))).save(tmp_path / "all.safetensors")
+    assert_same(comfy, tmp_path / "all.safetensors")
+    for name in SPARSE:
+        Adapter.load(file_of(name)).save(tmp_path / f"{name}.safetensors")
+        assert_same(comfy, tmp_path / f"{name}.safetensors")
+
+
+def assert_same(comfy: ModuleType, file: Path) -> None:
+    ours, theirs = native.load(file), comfy.nodes.read(file)
     assert (theirs.name, theirs.trigger_words) == (ours.info.name, ours.info.trigger_words)
     assert list(theirs.changes) == list(ours.deltas)
     for weight, delta in ours.entries.items():
