@@ -91,7 +91,7 @@ def test_the_card_has_what_the_hub_reads(tmp_path: Path) -> None:
     assert data["widget"] == [{"text": "robot, noto style", "output": {"url": "thumbnail.png"}}]
     # A folder of this project is no base on the hub.
     assert "base_model" not in data
-    assert 'hf_hub_download("me/robot", "adapter.safetensors")' in package.card
+    assert 'load_adapters(pipe, "me/robot", strength=1.0)' in package.card
     assert "In the studio" not in package.card
     assert "## Data" in package.card
 
