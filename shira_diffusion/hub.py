@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import tempfile
@@ -140,7 +141,8 @@ def _client() -> Any:
 @contextmanager
 def _translated(repo_id: str) -> Iterator[None]:
     """The errors of the hub's client, and of the network under it, as ours."""
-    errors = _client().errors
+    _client()
+    errors = importlib.import_module("huggingface_hub.errors")
     try:
         yield
     except errors.LocalTokenNotFoundError as error:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 import signal
 import subprocess
@@ -266,6 +267,23 @@ def test_bake_and_extract_are_inverse(shira: Call, tmp_path: Path) -> None:
         assert torch.allclose(found, after.float() - before.float(), atol=1e-3)
 
 
+def test_two_that_do_not_differ_give_no_adapter(shira: Call, tmp_path: Path) -> None:
+    code, facts, _ = shira("extract", BASE, BASE, "-o", tmp_path / "x.safetensors")
+    assert code == 1
+    assert "do not differ" in facts["error"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_beyond_a_dtype_are_refused(shira: Call, tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    code, facts, _ = shira("fuse", f"{ROBOT}=100000", "-o", out)
+    assert code == 2
+    assert "leave the range of fp16" in facts["error"]
+    assert shira("fuse", f"{ROBOT}=100000", "-o", out, "--dtype", "bf16")[0] == 0
+    assert shira("convert", out, out)[0] == 2
+    assert Adapter.load(out).entries
+
+
 def test_bake_overwrites_nothing(shira: Call, tmp_path: Path) -> None:
     code, facts, _ = shira("bake", BASE, ROBOT, "-o", tmp_path)
     assert code == 2
@@ -326,6 +344,19 @@ def test_the_library_alone_is_enough_for_files_and_bases() -> None:
     done = run_alone("push", ROBOT, "me/robot")
     assert done.returncode == 1
     assert "pip install 'shira-diffusion[hub]'" in done.stderr
+
+
+def test_a_hub_that_is_offline_is_an_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "shira_diffusion", "verify", str(ROBOT), "--base", "no/where"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("shira verify: no/where: the hub cannot be reached")
 
 
 def test_the_module_runs_and_survives_a_closed_pipe() -> None:

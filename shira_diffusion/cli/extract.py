@@ -11,6 +11,7 @@ from shira_diffusion.cli.command import Command, Outcome
 from shira_diffusion.cli.progress import progress
 from shira_diffusion.cli.writers import DTYPES, energy_said
 from shira_diffusion.energy import Energy
+from shira_diffusion.errors import MismatchError
 from shira_diffusion.summary import block
 from shira_diffusion.targets import TARGETS
 
@@ -54,6 +55,11 @@ def run(options: argparse.Namespace) -> Outcome:
             budget=options.budget,
             dtype=DTYPES[options.dtype],
             progress=told,
+        )
+    if not adapter.nnz:
+        where = f" in {' and '.join(options.targets)}" if options.targets else ""
+        raise MismatchError(
+            f"{options.base} and {options.tuned} do not differ{where}; there is nothing to extract"
         )
     adapter.save(options.output)
     size, said = options.output.stat().st_size, energy_said(energy)

@@ -12,7 +12,7 @@ from shira_diffusion import fuse
 from shira_diffusion.adapter import Adapter
 from shira_diffusion.cli import layout, sources
 from shira_diffusion.cli.command import Command, Outcome
-from shira_diffusion.cli.writers import DTYPES
+from shira_diffusion.cli.writers import DTYPES, rounded
 from shira_diffusion.fuse.parts import Parts
 
 # From here on entries are hardly smaller than dense weights.
@@ -54,10 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Outcome:
     """Fuse, and write the native file."""
     parts = [(Adapter.load(one.path), one.strength) for one in options.parts]
-    fused = _METHODS[options.method](parts, options)
-    dtype = DTYPES[options.dtype]
-    rounded = {name: one.to(dtype=dtype) for name, one in fused.deltas.items()}
-    result = Adapter(rounded, fused.info)
+    result = rounded(_METHODS[options.method](parts, options), options.dtype)
     result.save(options.output)
     size = options.output.stat().st_size
     facts = {

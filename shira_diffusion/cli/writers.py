@@ -48,13 +48,28 @@ def energy_said(energy: Energy, where: str = "") -> Said:
     return Said((line,), {"energy_kept": energy.kept, "error": energy.error})
 
 
+def rounded(adapter: Adapter, word: str) -> Adapter:
+    """A sparse adapter with values in another dtype; `SettingError` for one that is too narrow."""
+    dtype = DTYPES[word]
+    deltas = {}
+    for name, one in adapter.entries.items():
+        # Infinity is found here, for what a delta says of it is not what happened.
+        if not bool(one.values.to(dtype).isfinite().all()):
+            raise SettingError(
+                f"the changes of {name!r} leave the range of {word}; use smaller strengths, or "
+                "--dtype bf16 or fp32"
+            )
+        deltas[name] = one.to(dtype=dtype)
+    return dataclasses.replace(adapter, deltas=deltas)
+
+
 def to_native(adapter: Adapter, options: argparse.Namespace) -> Writing:
     """Ours: gap-coded indices and values."""
     dtype = DTYPES[options.dtype]
-    deltas = {name: one.to(dtype=dtype) for name, one in _sparse(adapter, options).deltas.items()}
+    result = rounded(_sparse(adapter, options), options.dtype)
 
     def write() -> Said:
-        native.save(dataclasses.replace(adapter, deltas=deltas), options.output)
+        native.save(result, options.output)
         return Said()
 
     # A gap takes a byte, and sometimes a second one.
@@ -81,7 +96,7 @@ def to_peft(adapter: Adapter, options: argparse.Namespace) -> Writing:
 
 def to_lora(adapter: Adapter, options: argparse.Namespace) -> Writing:
     """The nearest LoRA of a rank."""
-    if options.rank is None:
+    if options.rank is None or options.rank < 1:
         raise SettingError("--to lora needs a --rank, such as 32")
     training = {
         **adapter.info.training,
