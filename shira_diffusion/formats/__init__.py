@@ -76,7 +76,7 @@ def _file(path: Path) -> Path:
     if (path / checkpoint.INDEX).is_file():
         raise FormatError(
             f"{path}: it is a whole model, which belongs to --base; to make an adapter of a "
-            "fine-tuned model, extract it (shira_diffusion.sparsify.extract)"
+            "fine-tuned model, extract it with `shira extract`"
         )
     found = sorted(path.glob("*.safetensors"))
     if len(found) != 1:

@@ -19,6 +19,7 @@ from shira_diffusion.errors import DeltaError, FormatError, SettingError, ShiraE
 from shira_diffusion.formats import container, diff, metadata, names, peft
 from shira_diffusion.formats.kohya import Naming, flat_name
 from shira_diffusion.lowrank import DoraDelta, LowRankDelta
+from shira_diffusion.modelspec import kohya
 from shira_diffusion.progress import Progress, counted
 from shira_diffusion.svd import Factors, factored
 
@@ -105,7 +106,8 @@ def save(
         factors = factored(adapter.deltas[name], rank).rounded(dtype)
         tensors |= _stored(name.removesuffix(".weight"), factors, rank, naming)
         whole[name], lost[name] = factors.whole, factors.lost
-    container.write(Path(path), tensors, {**metadata.encode(adapter.info), "format": "pt"})
+    stated = {**metadata.encode(adapter.info), **kohya(adapter.info, rank=rank), "format": "pt"}
+    container.write(Path(path), tensors, stated)
     return Energy(whole, lost)
 
 
