@@ -1,24 +1,20 @@
 """SHiRA beside LoRA: the same words, seed and noise under no adapter, A, B and both."""
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-
-from PIL import Image
 
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
-from studio.engine import Engine, Step
-from studio.errors import StoppedError
-from studio.library import LORA, TWIN_ENDING, AdapterLibrary
-from studio.pictures import new_name, write_png
-from studio.recipe import Recipe
-from studio.sheet import SheetCell, contact_sheet
+from studio.grid import Grid
+from studio.judging import CONCEPT
+from studio.library import LORA, TWIN_ENDING, AdapterLibrary, Entry
+from studio.plan import Plan, Spot, hashes_of, members_of, plain
+from studio.recipe import MAX_SEED, Recipe
 
+KIND = "compare"
 METHODS = ("SHiRA", "LoRA")
-COLUMNS = 4
-SHEET_FILE = "sheet.png"
+ALONE, BOTH = (1, 2), 3
+"""The columns of A and of B, and that of both; the first is the base."""
+MAX_SEEDS = 8
 
 
 @dataclass(frozen=True)
@@ -30,43 +26,32 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One place of the grid: a mix, then its picture, or the problem that stands in its place."""
+class Loss:
+    """What an adapter brings, alone and beside the other one: mean scores over `pictures` seeds."""
 
     method: str
-    label: str
-    mix: Mapping[str, float]
-    problem: str = ""
-    picture: Path | None = None
-
-
-@dataclass(frozen=True)
-class Grid:
-    """2 methods x 4 mixes in reading order, at one moment of being filled.
-
-    `at` is the index of the cell at work and `step` how far it is; `sheet` is the finished grid as
-    one picture.
-    """
-
-    recipe: Recipe
-    cells: tuple[Cell, ...]
-    at: int | None = None
-    step: Step | None = None
-    sheet: Path | None = None
+    kind: str
+    wanted: str
+    single: float
+    joint: float
+    pictures: int
 
     @property
-    def done(self) -> int:
-        """How many cells need no more work."""
-        return sum(1 for cell in self.cells if cell.picture or cell.problem)
+    def lost(self) -> float:
+        """Single minus joint: above 0 the other adapter takes something away."""
+        return self.single - self.joint
 
 
-def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice) -> Grid:
+def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice, *, seeds: int = 1) -> Plan:
     """Lay out the grid of `recipe` (its own mix is not used); a missing twin marks its cells.
 
-    Raises `SettingError` if `a` and `b` are the same, and what `AdapterLibrary.find` raises.
+    Every method has one row for each of `seeds` consecutive seeds. Raises `SettingError` if `a`
+    and `b` are the same, and what `AdapterLibrary.find` raises.
     """
     if a.name == b.name:
         raise SettingError(f"A and B are both {a.name!r}: choose two different adapters.")
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise SettingError(f"The number of seeds has to be from 1 to {MAX_SEEDS}, not {seeds}.")
     chosen = library.find(a.name), library.find(b.name)
     for entry in chosen:
         if entry.info.method == LORA:
@@ -74,108 +59,86 @@ def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice) -> Grid:
                 f"{entry.name!r} is a LoRA: choose a SHiRA adapter, its twin comes with it."
             )
     titles = chosen[0].title, chosen[1].title
-    cells = []
+    rows, spots, used = [], [], dict.fromkeys(chosen)
     for method, ending in zip(METHODS, ("", TWIN_ENDING), strict=True):
-        mix_a, mix_b = {a.name + ending: a.strength}, {b.name + ending: b.strength}
-        cells += [
-            Cell(method, "Base", {}),
-            _known(library, Cell(method, titles[0], mix_a)),
-            _known(library, Cell(method, titles[1], mix_b)),
-            _known(library, Cell(method, f"{titles[0]} + {titles[1]}", mix_a | mix_b)),
-        ]
-    return Grid(recipe, tuple(cells))
+        one, two = {a.name + ending: a.strength}, {b.name + ending: b.strength}
+        for seed in range(recipe.seed, recipe.seed + seeds):
+            rows.append(f"{method} · seed {seed % (MAX_SEED + 1)}" if seeds > 1 else method)
+            seeded = replace(recipe, seed=seed % (MAX_SEED + 1))
+            spots += [_spot(library, seeded, method, mix) for mix in ({}, one, two, one | two)]
+        used |= dict.fromkeys(_found(library, (*one, *two)))
+    return Plan(
+        kind=KIND,
+        title=f"{titles[0]} and {titles[1]}: SHiRA beside LoRA",
+        corner=("Method", "Adapters"),
+        rows=tuple(rows),
+        columns=("Base", *titles, f"{titles[0]} + {titles[1]}"),
+        spots=tuple(spots),
+        members=members_of(tuple(used)),
+        files=hashes_of(tuple(used)),
+    )
 
 
-def _known(library: AdapterLibrary, cell: Cell) -> Cell:
-    for name in cell.mix:
+def losses(grid: Grid) -> tuple[Loss, ...]:
+    """Concept and style loss of either adapter by each method, as far as they have been judged."""
+    found = []
+    for name, column in zip(_pair(grid), ALONE, strict=True):
+        for kind, wanted in _labels(grid, name, column):
+            for method in METHODS:
+                loss = _loss(grid, method, column, kind, wanted)
+                found += [loss] if loss else []
+    return tuple(sorted(found, key=lambda one: one.kind != CONCEPT))
+
+
+def _loss(grid: Grid, method: str, column: int, kind: str, wanted: str) -> Loss | None:
+    pairs = []
+    for row, title in enumerate(grid.plan.rows):
+        start = row * len(grid.plan.columns)
+        single = _value(grid, start + column, kind, wanted)
+        joint = _value(grid, start + BOTH, kind, wanted)
+        if title.split(" · ")[0] == method and single is not None and joint is not None:
+            pairs.append((single, joint))
+    if not pairs:
+        return None
+    single, joint = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    return Loss(method, kind, wanted, single, joint, len(pairs))
+
+
+def _value(grid: Grid, index: int, kind: str, wanted: str) -> float | None:
+    scores = {(one.kind, one.wanted): one.value for one in grid.cells[index].scores}
+    return scores.get((kind, wanted))
+
+
+def _pair(grid: Grid) -> tuple[str, str]:
+    """The names of A and B, from the first row."""
+    a, b = (next(iter(grid.plan.spots[column].recipe.mix), "") for column in ALONE)
+    return a, b
+
+
+def _labels(grid: Grid, name: str, column: int) -> list[tuple[str, str]]:
+    """What the adapter `name` brings among what its pictures were judged by."""
+    hints = next((one.hints for one in grid.plan.members if one.name == name), ())
+    judged = (cell.scores for cell in grid.cells[column :: len(grid.plan.columns)])
+    scores = {(one.kind, one.wanted) for scores in judged for one in scores}
+    return [(kind, wanted) for kind, wanted in sorted(scores) if wanted in hints]
+
+
+def _spot(library: AdapterLibrary, recipe: Recipe, method: str, mix: Mapping[str, float]) -> Spot:
+    return Spot(plain(replace(recipe, mix=mix)), problem=_problem(library, method, mix))
+
+
+def _problem(library: AdapterLibrary, method: str, names: Mapping[str, float]) -> str:
+    for name in names:
         try:
             entry = library.find(name)
         except UnknownAdapterError:
-            return replace(cell, problem=f"No LoRA twin here: the library has no {name!r}.")
+            return f"No LoRA twin here: the library has no {name!r}."
         except ShiraError as error:
-            return replace(cell, problem=str(error))
-        if cell.method == METHODS[1] and entry.info.method != LORA:
-            return replace(cell, problem=f"No LoRA twin here: {name!r} is not a LoRA.")
-    return cell
+            return str(error)
+        if method == METHODS[1] and entry.info.method != LORA:
+            return f"No LoRA twin here: {name!r} is not a LoRA."
+    return ""
 
 
-def run(
-    engine: Engine,
-    grid: Grid,
-    folder: Path,
-    *,
-    report: Callable[[Grid], None],
-    stop: threading.Event | None = None,
-) -> Grid:
-    """Fill the grid into a new folder below `folder`, cell by cell, each saved when it is finished.
-
-    Cells of the same mix (the base alone is the same for both methods) are made once. A cell that
-    fails says why and does not hold up the others. Raises `StoppedError` when asked to stop; what
-    was done by then stays saved.
-    """
-    target = folder / new_name()
-    target.mkdir(parents=True)
-    for index in range(len(grid.cells)):
-        cell = grid.cells[index]  # as it is by now: shared cells are filled ahead of their turn
-        if cell.picture or cell.problem:
-            continue
-        grid = replace(grid, at=index, step=None)
-        report(grid)
-        filled = _fill(
-            engine,
-            replace(grid.recipe, mix=cell.mix),
-            target / f"{index + 1}.png",
-            cell,
-            on_step=partial(_report_step, report, grid),
-            stop=stop,
-        )
-        grid = replace(grid, cells=tuple(_share(filled, other) for other in grid.cells))
-    write_png(_sheet(grid), target / SHEET_FILE)
-    return replace(grid, at=None, step=None, sheet=target / SHEET_FILE)
-
-
-def _report_step(report: Callable[[Grid], None], grid: Grid, step: Step) -> None:
-    report(replace(grid, step=step))
-
-
-def halted(grid: Grid) -> Grid:
-    """The grid as a stop leaves it: nothing at work, the empty places say why."""
-    cells = (
-        cell if cell.picture or cell.problem else replace(cell, problem="Stopped before its turn.")
-        for cell in grid.cells
-    )
-    return replace(grid, cells=tuple(cells), at=None, step=None)
-
-
-def _fill(
-    engine: Engine,
-    recipe: Recipe,
-    path: Path,
-    cell: Cell,
-    *,
-    on_step: Callable[[Step], None],
-    stop: threading.Event | None,
-) -> Cell:
-    try:
-        sample = engine.generate(recipe, on_step=on_step, stop=stop)
-    except StoppedError:
-        raise
-    except ShiraError as error:
-        return replace(cell, problem=str(error))
-    write_png(sample.image, path, sample.record)
-    return replace(cell, picture=path)
-
-
-def _share(filled: Cell, other: Cell) -> Cell:
-    if other.mix != filled.mix:
-        return other
-    return replace(other, picture=filled.picture, problem=filled.problem)
-
-
-def _sheet(grid: Grid) -> Image.Image:
-    rows = [grid.cells[start : start + COLUMNS] for start in range(0, len(grid.cells), COLUMNS)]
-    caption = f"{grid.recipe.prompt.strip()}   ·   seed {grid.recipe.seed}"
-    return contact_sheet(
-        caption,
-        [[SheetCell(f"{c.method} · {c.label}", c.picture, c.problem) for c in row] for row in rows],
-    )
+def _found(library: AdapterLibrary, names: Sequence[str]) -> list[Entry]:
+    return [entry for entry in library.usable if entry.name in names]

@@ -21,3 +21,7 @@ class StoppedError(ShiraError):
 
 class AddressError(ShiraError):
     """The page cannot be served at this address."""
+
+
+class GridError(ShiraError):
+    """A grid of pictures cannot be read, or not be gone on with."""

@@ -3,8 +3,10 @@
 import os
 import re
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -67,11 +69,21 @@ def new_name() -> str:
 
 def write_png(image: Image.Image, path: Path, record: Record | None = None) -> None:
     """Write a PNG so that `path` never holds half a file."""
-    # tempfile would make it readable for nobody else, which the finished picture should be.
+    info = png_text(record) if record else None
+    _write_whole(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a UTF-8 file so that `path` never holds half of it."""
+    _write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    # tempfile would make it readable for nobody else, which the finished file should be.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with partial.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=png_text(record) if record else None)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
