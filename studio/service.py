@@ -8,23 +8,39 @@ from shira_diffusion.components import component_modules
 from shira_diffusion.errors import SettingError
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
+from studio import making
 from studio.engine import Engine
+from studio.jobs import JobStore
 from studio.library import AdapterLibrary
 from studio.pictures import PictureStore
 from studio.vocabulary import Vocabulary
 from studio.watching import StopFlags
+from studio.worker import Worker
+
+STATE_FOLDER = ".studio"
 
 
 @dataclass(frozen=True)
 class Studio:
-    """One engine, the adapters it may use, and the folder its pictures go to."""
+    """One engine, the adapters it may use, the folder its pictures go to, the jobs in line.
+
+    Close it at the end. `state` is the one folder below `outputs` that is never served.
+    """
 
     engine: Engine
     library: AdapterLibrary
     pictures: PictureStore
     comparisons: Path
     outputs: Path
+    state: Path
+    jobs: JobStore
+    worker: Worker
     stops: StopFlags
+
+    def close(self) -> None:
+        """End the work at the next step and let go of the outputs folder."""
+        self.worker.close()
+        self.jobs.close()
 
 
 def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None = None) -> Studio:
@@ -36,21 +52,36 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     pictures, comparisons = outputs / "pictures", outputs / "comparisons"
     for folder in (pictures, comparisons):
         _make_writable(folder)
+    state = outputs / STATE_FOLDER
+    jobs = JobStore(state)
+    try:
+        engine = _open_engine(base, adapters, device)
+    except BaseException:
+        jobs.close()
+        raise
+    store = PictureStore(pictures)
+    return Studio(
+        engine=engine,
+        library=engine.library,
+        pictures=store,
+        comparisons=comparisons,
+        outputs=outputs,
+        state=state,
+        jobs=jobs,
+        worker=Worker(jobs, {making.KIND: making.PictureRunner(engine, store)}),
+        stops=StopFlags(),
+    )
+
+
+def _open_engine(base: str, adapters: Path, device: str | None) -> Engine:
     pipe = load_base(base, device=device)
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
-    return Studio(
-        engine=Engine(
-            pipe,
-            library,
-            name=Path(base).resolve().name.removesuffix(".safetensors"),
-            vocabulary=Vocabulary.read(Path(base).expanduser()),
-        ),
-        library=library,
-        pictures=PictureStore(pictures),
-        comparisons=comparisons,
-        outputs=outputs,
-        stops=StopFlags(),
+    return Engine(
+        pipe,
+        library,
+        name=Path(base).resolve().name.removesuffix(".safetensors"),
+        vocabulary=Vocabulary.read(Path(base).expanduser()),
     )
 
 
