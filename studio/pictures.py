@@ -62,9 +62,20 @@ class PictureStore:
         return from_json(text)
 
 
+def is_name(name: str) -> bool:
+    """Whether a string is an id as `new_name` makes them, and so no path."""
+    return _NAME.fullmatch(name) is not None
+
+
 def new_name() -> str:
     """A fresh id: UTC time to the microsecond and 128 random bits."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(16)}"
+
+
+def made_words(name: str) -> str:
+    """When the thing with this id was made, for people."""
+    day, clock = name.split("-")[:2]
+    return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]} UTC"
 
 
 def write_png(image: Image.Image, path: Path, record: Record | None = None) -> None:

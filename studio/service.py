@@ -10,12 +10,15 @@ from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
 from studio import making
 from studio.engine import Engine
+from studio.grids import runner
+from studio.grids.store import GridStore
 from studio.jobs import JobStore
+from studio.judges import emoji
 from studio.library import AdapterLibrary
 from studio.pictures import PictureStore
 from studio.vocabulary import Vocabulary
 from studio.watching import StopFlags
-from studio.worker import Worker
+from studio.worker import Runner, Worker
 
 STATE_FOLDER = ".studio"
 
@@ -30,7 +33,7 @@ class Studio:
     engine: Engine
     library: AdapterLibrary
     pictures: PictureStore
-    comparisons: Path
+    grids: GridStore
     outputs: Path
     state: Path
     jobs: JobStore
@@ -59,16 +62,20 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     except BaseException:
         jobs.close()
         raise
-    store = PictureStore(pictures)
+    store, grids = PictureStore(pictures), GridStore(comparisons)
+    runners: dict[str, Runner] = {
+        making.KIND: making.PictureRunner(engine, store),
+        runner.KIND: runner.GridRunner(engine, grids, emoji.beside(Path(base).expanduser())),
+    }
     return Studio(
         engine=engine,
         library=engine.library,
         pictures=store,
-        comparisons=comparisons,
+        grids=grids,
         outputs=outputs,
         state=state,
         jobs=jobs,
-        worker=Worker(jobs, {making.KIND: making.PictureRunner(engine, store)}),
+        worker=Worker(jobs, runners),
         stops=StopFlags(),
     )
 

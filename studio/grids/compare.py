@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
-from studio.grid import Grid
-from studio.judging import CONCEPT
+from studio.grids.grid import Grid
+from studio.grids.plan import Plan, Spot, members_of, plain
+from studio.judges.judging import CONCEPT
 from studio.library import LORA, TWIN_ENDING, AdapterLibrary, Entry
-from studio.plan import Plan, Spot, hashes_of, members_of, plain
 from studio.recipe import MAX_SEED, Recipe
 
 KIND = "compare"
@@ -59,14 +59,14 @@ def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice, *, seeds
                 f"{entry.name!r} is a LoRA: choose a SHiRA adapter, its twin comes with it."
             )
     titles = chosen[0].title, chosen[1].title
-    rows, spots, used = [], [], dict.fromkeys(chosen)
+    rows, spots, used = [], [], {entry.name: entry for entry in chosen}
     for method, ending in zip(METHODS, ("", TWIN_ENDING), strict=True):
         one, two = {a.name + ending: a.strength}, {b.name + ending: b.strength}
         for seed in range(recipe.seed, recipe.seed + seeds):
             rows.append(f"{method} · seed {seed % (MAX_SEED + 1)}" if seeds > 1 else method)
             seeded = replace(recipe, seed=seed % (MAX_SEED + 1))
             spots += [_spot(library, seeded, method, mix) for mix in ({}, one, two, one | two)]
-        used |= dict.fromkeys(_found(library, (*one, *two)))
+        used |= {entry.name: entry for entry in _found(library, (*one, *two))}
     return Plan(
         kind=KIND,
         title=f"{titles[0]} and {titles[1]}: SHiRA beside LoRA",
@@ -74,8 +74,7 @@ def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice, *, seeds
         rows=tuple(rows),
         columns=("Base", *titles, f"{titles[0]} + {titles[1]}"),
         spots=tuple(spots),
-        members=members_of(tuple(used)),
-        files=hashes_of(tuple(used)),
+        members=members_of(tuple(used.values())),
     )
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from studio import compare
-from studio.compare import Loss
-from studio.grid import Grid
-from studio.judging import CONCEPT, Score
+from studio.grids import compare
+from studio.grids.compare import Loss
+from studio.grids.grid import Grid
+from studio.judges.judging import CONCEPT, Score
 
 
 def score_words(scores: Sequence[Score]) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from studio.grid import Cell, Grid
-from studio.judging import Score
+from studio.grids.grid import Cell, Grid
+from studio.grids.sheet import SheetCell, contact_sheet
+from studio.grids.wording import caption, cell_name, headline, score_words, seen_words
+from studio.judges.judging import Score
 from studio.pictures import write_png, write_text
-from studio.sheet import SheetCell, contact_sheet
-from studio.wording import caption, cell_name, headline, score_words, seen_words
 
 SHEET_FILE, PAGE_FILE = "grid.png", "grid.html"
 KEPT_SIDE = 512
@@ -55,7 +55,7 @@ def sheet(grid: Grid) -> Image.Image:
 
 def page(grid: Grid) -> str:
     """The grid as HTML that asks for nothing outside itself; every text is escaped."""
-    loader = FileSystemLoader(Path(__file__).parent / "static")
+    loader = FileSystemLoader(Path(__file__).parent.parent / "static")
     template = Environment(loader=loader, autoescape=True).get_template("grid.html.j2")
     width = len(grid.plan.columns)
     cells = [_Shown(cell, cell_name(grid, index)) for index, cell in enumerate(grid.cells)]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shira_diffusion.errors import SettingError
+from studio.grids.plan import Plan, Spot, members_of, plain, require_size
 from studio.library import AdapterLibrary, Entry
-from studio.plan import Plan, Spot, hashes_of, members_of, plain, require_size
 from studio.recipe import MAX_SEED, Recipe
 
 KIND = "xy"
@@ -105,7 +105,6 @@ def plan(library: AdapterLibrary, draft: Draft, rows: Axis, columns: Axis) -> Pl
         columns=tuple(value.label for value in columns.values),
         spots=spots,
         members=members_of(used),
-        files=hashes_of(used),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from shira_diffusion.errors import SettingError, ShiraError
 from studio.errors import GridError
-from studio.judging import Member
+from studio.judges.judging import Member
 from studio.library import TWIN_ENDING, AdapterLibrary, Entry
 from studio.recipe import Recipe
 
@@ -87,9 +87,11 @@ def members_of(entries: Sequence[Entry]) -> tuple[Member, ...]:
     )
 
 
-def hashes_of(entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
-    """The hash of each adapter's file."""
-    return tuple((entry.name, entry.sha256()) for entry in entries)
+def sealed(plan: Plan, library: AdapterLibrary) -> Plan:
+    """The plan with the hash of each adapter's file, so that a change does not go unnoticed."""
+    used = (spot.recipe.mix for spot in plan.spots if not spot.problem)
+    names = dict.fromkeys(name for mix in used for name in mix)
+    return replace(plan, files=tuple((name, library.find(name).sha256()) for name in names))
 
 
 def require_unchanged(plan: Plan, library: AdapterLibrary) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from studio.judging import CONCEPT, STYLE, Score, Subject
+from studio.judges.judging import CONCEPT, STYLE, Score, Subject
 
 if TYPE_CHECKING:
     from emoji_xl.judge import Judge
