@@ -9,12 +9,13 @@ from pathlib import Path
 from PIL import Image
 
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
-from studio.engine import Engine, Step
+from studio.engine import Engine
 from studio.errors import StoppedError
 from studio.library import LORA, TWIN_ENDING, AdapterLibrary
 from studio.pictures import new_name, write_png
 from studio.recipe import Recipe
 from studio.sheet import SheetCell, contact_sheet
+from studio.steps import Step
 
 METHODS = ("SHiRA", "LoRA")
 COLUMNS = 4

@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 from studio.base import Base
 from studio.compare import METHODS, Cell, Grid
-from studio.engine import Step
 from studio.infotext import Record
+from studio.steps import Step
 from studio.vocabulary import Vocabulary
 
 DESCRIPTION = "Pictures with sparse adapters: mix several, switch at once, compare with LoRA."
