@@ -14,11 +14,12 @@ from pathlib import Path
 from PIL import Image
 
 from shira_diffusion.errors import ShiraError
-from studio.engine import Engine, Sample, Step
+from studio.engine import Engine, Sample
 from studio.errors import StoppedError
 from studio.grids.plan import Plan, Spot, read_plan, write_plan
 from studio.judges.judging import Judge, Score, subject_of
 from studio.pictures import write_png, write_text
+from studio.steps import Step
 
 CELLS = "cells"
 

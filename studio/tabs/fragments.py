@@ -5,8 +5,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from studio.base import Base
-from studio.engine import Step
 from studio.infotext import Record
+from studio.steps import Step
 from studio.vocabulary import Vocabulary
 
 DESCRIPTION = "Pictures with sparse adapters: mix several, switch at once, compare with LoRA."
