@@ -13,6 +13,7 @@ from studio.library import AdapterLibrary
 from studio.pictures import PictureStore
 from studio.vocabulary import Vocabulary
 from studio.watching import StopFlags
+from studio.workshop.room import Workshop, open_workshop
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Studio:
     comparisons: Path
     outputs: Path
     stops: StopFlags
+    workshop: Workshop
 
 
 def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None = None) -> Studio:
@@ -51,6 +53,7 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
         comparisons=comparisons,
         outputs=outputs,
         stops=StopFlags(),
+        workshop=open_workshop(base, library, outputs, device),
     )
 
 
