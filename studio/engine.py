@@ -64,7 +64,7 @@ class Engine:
         pipe.set_progress_bar_config(disable=True)
         self.base = describe(pipe, name, vocabulary)
         self._pipe = pipe
-        self._library = library
+        self.library = library
         self._switcher = AdapterSwitcher(pipe)
         self._fingerprints = dict(self._switcher.fingerprints)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
@@ -84,7 +84,7 @@ class Engine:
         """
         stop = stop or threading.Event()
         self._check_size(recipe)
-        entries = {name: self._library.find(name) for name in recipe.mix}
+        entries = {name: self.library.find(name) for name in recipe.mix}
         with self._lock:
             _stop_here(stop)
             hashes = self._load(entries)
@@ -171,7 +171,7 @@ class Engine:
         for name, entry in entries.items():
             known = self._loaded.get(name)
             if known is None or known.stamp != entry.stamp:
-                adapter = self._library.load(entry)
+                adapter = self.library.load(entry)
                 self._drop(name)
                 self._switcher.add(name, adapter)
                 self._loaded[name] = Loaded(entry.stamp, _held_bytes(adapter), entry.sha256())
@@ -187,7 +187,7 @@ class Engine:
 
     def _trigger_words(self, recipe: Recipe) -> tuple[list[str], dict[str, tuple[str, ...]]]:
         """The trigger words of the recipe's mix, and those of every SHiRA adapter by title."""
-        usable = self._library.usable
+        usable = self.library.usable
         mixed = [word for e in usable if e.name in recipe.mix for word in e.info.trigger_words]
         return mixed, {e.title: e.info.trigger_words for e in usable if not e.is_twin}
 

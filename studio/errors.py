@@ -21,3 +21,11 @@ class StoppedError(ShiraError):
 
 class AddressError(ShiraError):
     """The page cannot be served at this address."""
+
+
+class JobError(ShiraError):
+    """There is no such job, or it cannot be done what was asked of it."""
+
+
+class QueueFullError(ShiraError):
+    """Too many jobs wait already."""

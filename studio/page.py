@@ -6,12 +6,19 @@ import gradio as gr
 
 from studio.errors import AddressError
 from studio.service import Studio
-from studio.tabs import api, compare, fragments, generate
+from studio.tabs import api, blend, compare, fragments, generate, library, train
 from studio.theme import theme
 
 STYLE = Path(__file__).parent / "static" / "studio.css"
 QUEUE = 32
 """How many jobs may wait before further ones are refused."""
+
+TABS = {
+    "Blend": blend.build,
+    "Compare": compare.build,
+    "Train": train.build,
+    "Library": library.build,
+}
 
 
 def build_page(studio: Studio) -> gr.Blocks:
@@ -21,8 +28,9 @@ def build_page(studio: Studio) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Generate", id="generate"):
                 generate.build(studio, page)
-            with gr.Tab("Compare", id="compare") as tab:
-                compare.build(studio, tab)
+            for title, build in TABS.items():
+                with gr.Tab(title, id=title.lower()) as tab:
+                    build(studio, tab)
         gr.HTML(fragments.footer(), apply_default_css=False)
         api.build(studio)
     page.queue(max_size=QUEUE)
@@ -42,6 +50,7 @@ def serve(studio: Studio, *, host: str, port: int) -> gr.Blocks:
             theme=theme(),
             css_paths=STYLE,
             allowed_paths=[str(studio.outputs)],
+            blocked_paths=[str(studio.state)],
             footer_links=[],
             run_history=False,
             ssr_mode=False,

@@ -8,25 +8,45 @@ from shira_diffusion.components import component_modules
 from shira_diffusion.errors import SettingError
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
+from studio import making
 from studio.engine import Engine
+from studio.jobs import JobStore
 from studio.library import AdapterLibrary
 from studio.pictures import PictureStore
+from studio.shelf.desk import Shelf
+from studio.shelf.fit import BaseWeights
 from studio.vocabulary import Vocabulary
 from studio.watching import StopFlags
+from studio.worker import Worker
 from studio.workshop.room import Workshop, open_workshop
+
+STATE_FOLDER = ".studio"
 
 
 @dataclass(frozen=True)
 class Studio:
-    """One engine, the adapters it may use, and the folder its pictures go to."""
+    """One engine, the adapters it may use, the folder its pictures go to, the jobs in line.
+
+    Close it at the end. `state` is the one folder below `outputs` that is never served.
+    """
 
     engine: Engine
     library: AdapterLibrary
     pictures: PictureStore
     comparisons: Path
     outputs: Path
+    state: Path
+    jobs: JobStore
+    worker: Worker
     stops: StopFlags
+    shelf: Shelf
     workshop: Workshop
+
+    def close(self) -> None:
+        """End the work at the next step and let go of the outputs folder."""
+        self.workshop.keeper.close()
+        self.worker.close()
+        self.jobs.close()
 
 
 def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None = None) -> Studio:
@@ -38,23 +58,40 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     pictures, comparisons = outputs / "pictures", outputs / "comparisons"
     for folder in (pictures, comparisons):
         _make_writable(folder)
+    state = outputs / STATE_FOLDER
+    jobs = JobStore(state)
+    try:
+        engine, weights = _open_engine(base, adapters, device)
+    except BaseException:
+        jobs.close()
+        raise
+    store = PictureStore(pictures)
+    return Studio(
+        engine=engine,
+        library=engine.library,
+        pictures=store,
+        comparisons=comparisons,
+        outputs=outputs,
+        state=state,
+        jobs=jobs,
+        worker=Worker(jobs, {making.KIND: making.PictureRunner(engine, store)}),
+        stops=StopFlags(),
+        shelf=Shelf.of(engine.library, weights, outputs),
+        workshop=open_workshop(base, engine.library, outputs, device),
+    )
+
+
+def _open_engine(base: str, adapters: Path, device: str | None) -> tuple[Engine, BaseWeights]:
     pipe = load_base(base, device=device)
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
-    return Studio(
-        engine=Engine(
-            pipe,
-            library,
-            name=Path(base).resolve().name.removesuffix(".safetensors"),
-            vocabulary=Vocabulary.read(Path(base).expanduser()),
-        ),
-        library=library,
-        pictures=PictureStore(pictures),
-        comparisons=comparisons,
-        outputs=outputs,
-        stops=StopFlags(),
-        workshop=open_workshop(base, library, outputs, device),
+    engine = Engine(
+        pipe,
+        library,
+        name=Path(base).resolve().name.removesuffix(".safetensors"),
+        vocabulary=Vocabulary.read(Path(base).expanduser()),
     )
+    return engine, BaseWeights.of(pipe, engine.base.name)
 
 
 def _make_writable(folder: Path) -> None:
