@@ -16,9 +16,12 @@ from studio.jobs import JobStore
 from studio.judges import emoji
 from studio.library import AdapterLibrary
 from studio.pictures import PictureStore
+from studio.shelf.desk import Shelf
+from studio.shelf.fit import BaseWeights
 from studio.vocabulary import Vocabulary
 from studio.watching import StopFlags
 from studio.worker import Runner, Worker
+from studio.workshop.room import Workshop, open_workshop
 
 STATE_FOLDER = ".studio"
 
@@ -39,9 +42,12 @@ class Studio:
     jobs: JobStore
     worker: Worker
     stops: StopFlags
+    shelf: Shelf
+    workshop: Workshop
 
     def close(self) -> None:
         """End the work at the next step and let go of the outputs folder."""
+        self.workshop.keeper.close()
         self.worker.close()
         self.jobs.close()
 
@@ -58,7 +64,7 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     state = outputs / STATE_FOLDER
     jobs = JobStore(state)
     try:
-        engine = _open_engine(base, adapters, device)
+        engine, weights = _open_engine(base, adapters, device)
     except BaseException:
         jobs.close()
         raise
@@ -77,19 +83,22 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
         jobs=jobs,
         worker=Worker(jobs, runners),
         stops=StopFlags(),
+        shelf=Shelf.of(engine.library, weights, outputs),
+        workshop=open_workshop(base, engine.library, outputs, device),
     )
 
 
-def _open_engine(base: str, adapters: Path, device: str | None) -> Engine:
+def _open_engine(base: str, adapters: Path, device: str | None) -> tuple[Engine, BaseWeights]:
     pipe = load_base(base, device=device)
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
-    return Engine(
+    engine = Engine(
         pipe,
         library,
         name=Path(base).resolve().name.removesuffix(".safetensors"),
         vocabulary=Vocabulary.read(Path(base).expanduser()),
     )
+    return engine, BaseWeights.of(pipe, engine.base.name)
 
 
 def _make_writable(folder: Path) -> None:
