@@ -9,6 +9,7 @@ from shira_diffusion.errors import SettingError
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
 from studio import making
+from studio.blends.drafts import Drafts
 from studio.engine import Engine
 from studio.grids import runner
 from studio.grids.store import GridStore
@@ -37,6 +38,7 @@ class Studio:
     library: AdapterLibrary
     pictures: PictureStore
     grids: GridStore
+    drafts: Drafts
     outputs: Path
     state: Path
     jobs: JobStore
@@ -78,6 +80,7 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
         library=engine.library,
         pictures=store,
         grids=grids,
+        drafts=Drafts(state / "blends", engine.library),
         outputs=outputs,
         state=state,
         jobs=jobs,
