@@ -22,9 +22,9 @@ from studio.library import AdapterLibrary
 from studio.page import serve
 from studio.service import Studio
 from studio.tabs import fragments
-from studio.tabs.compare import adapter_choices, proposed_pair
 from studio.tabs.controls import with_word
 from studio.tabs.generate import GenerateHandlers
+from studio.tabs.pairs import adapter_choices, proposed_pair
 
 ROOT = Path(__file__).parent.parent
 

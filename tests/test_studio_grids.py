@@ -74,9 +74,7 @@ class Eye:
 
 
 def test_a_plan_comes_back_from_disk_as_it_was(studio: Studio, tmp_path: Path) -> None:
-    plan = line(
-        {"ink": 0.5}, {}, members=(Member("ink", ("ink style",), ("ink", "pens")),)
-    )
+    plan = line({"ink": 0.5}, {}, members=(Member("ink", ("ink style",), ("ink", "pens")),))
     plan = sealed(plan, studio.library)
     assert plan.files == (("ink", studio.library.find("ink").sha256()),)
     write_plan(plan, tmp_path)
@@ -211,9 +209,7 @@ def test_a_job_fills_the_grid_and_exports_it(studio: Studio) -> None:
 def test_an_adapter_that_changed_stops_a_grid(toy_base: Path, tmp_path: Path) -> None:
     library = AdapterLibrary(make_library(toy_base, tmp_path / "adapters"))
     plan = sealed(line({"ink": 1.0}), library)
-    shutil.copytree(
-        library.folder / "robot", library.folder / "ink", dirs_exist_ok=True
-    )
+    shutil.copytree(library.folder / "robot", library.folder / "ink", dirs_exist_ok=True)
     with pytest.raises(GridError, match="has changed"):
         runner.require_unchanged(plan, library)
     shutil.rmtree(library.folder / "ink")
