@@ -23,6 +23,7 @@ from studio.infotext import RECORD_KEY, from_json
 from studio.jobs import State
 from studio.judges.judging import Member, Score, Subject
 from studio.library import AdapterLibrary
+from studio.pictures import PictureStore
 from studio.service import Studio
 
 MARKUP = '<script>alert("1")</script>'
@@ -79,6 +80,13 @@ def test_a_plan_comes_back_from_disk_as_it_was(studio: Studio, tmp_path: Path) -
     assert plan.files == (("ink", studio.library.find("ink").sha256()),)
     write_plan(plan, tmp_path)
     assert read_plan(tmp_path) == plan
+
+
+def test_a_cells_files_keep_their_names() -> None:
+    # Recipes gain settings; what was made before must be found all the same.
+    assert Spot(recipe()).key == "3e34ef4f7978b9f42627845f"
+    assert Spot(recipe(mix={"ink": 0.5}, negative_prompt="fog")).key == "711a5782fb33628f34452e1e"
+    assert Spot(recipe(seed=8)).key != Spot(recipe()).key
 
 
 @pytest.mark.parametrize(
@@ -263,10 +271,14 @@ def test_large_pictures_travel_smaller_in_the_page(tmp_path: Path) -> None:
     assert len(uri) < path.stat().st_size
 
 
-def test_the_time_is_estimated_from_the_last_picture(studio: Studio) -> None:
-    plan = line({}, {"ink": 1.0}, {})
+def test_the_time_is_estimated_from_the_last_picture(
+    studio: Studio, store: GridStore, tmp_path: Path
+) -> None:
+    plan, pictures = line({}, {"ink": 1.0}, {}), PictureStore(tmp_path / "pictures")
+    assert seconds(plan, pictures, store) is None
+    filled(studio, store.open(store.begin(line({}), studio.library)))
+    assert seconds(plan, pictures, store) > 0
     sample = studio.engine.generate(recipe())
-    slow = dataclasses.replace(sample.record, sampling_s=3.0)
-    studio.pictures.save(sample.image, slow)
+    pictures.save(sample.image, dataclasses.replace(sample.record, sampling_s=3.0))
     # Two different pictures of as many steps.
-    assert seconds(plan, studio.pictures) == pytest.approx(6.0)
+    assert seconds(plan, pictures, store) == pytest.approx(6.0)

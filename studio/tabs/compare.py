@@ -138,7 +138,9 @@ def _connect(
         handlers.start, [*form], [*place.shown, form.seed],
     )  # fmt: skip
     begin([place.resume.click], handlers.resume, [current], [*place.shown])
-    follow(place.earlier.input(handlers.open, place.earlier, [*place.shown], **FOLLOW))
-    opened = tab.select(handlers.settle, current, settled, **PAGE)
-    follow(opened.then(handlers.rejoin, current, [*place.shown], **FOLLOW))
+    chosen = place.earlier.input(str, place.earlier, current, **PAGE)
+    opened = tab.select(handlers.running, current, current, **PAGE)
+    for arrival in (chosen, opened):
+        ready = arrival.then(handlers.settle, current, settled, **PAGE)
+        follow(ready.then(handlers.follow, current, [*place.shown], **FOLLOW))
     buttons.stop.click(handlers.stop, current, **PAGE)
