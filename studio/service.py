@@ -7,17 +7,18 @@ from tempfile import TemporaryFile
 from shira_diffusion.components import component_modules
 from shira_diffusion.errors import SettingError
 from shira_diffusion.fingerprint import fingerprint
-from shira_diffusion.pipeline import load_base
 from studio import making
 from studio.engine import Engine
 from studio.jobs import JobStore
 from studio.library import AdapterLibrary
+from studio.machine import Machine
 from studio.pictures import PictureStore
 from studio.vocabulary import Vocabulary
 from studio.watching import StopFlags
 from studio.worker import Worker
 
 STATE_FOLDER = ".studio"
+DEFAULT_MACHINE = Machine()
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Studio:
         self.jobs.close()
 
 
-def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None = None) -> Studio:
+def open_studio(
+    base: str, adapters: Path, outputs: Path, machine: Machine = DEFAULT_MACHINE
+) -> Studio:
     """Load the base from a folder, a file or a hub id; raises `ShiraError` if it cannot be.
 
     Before that the folders below `outputs` are made, as a base may take minutes.
@@ -55,7 +58,7 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     state = outputs / STATE_FOLDER
     jobs = JobStore(state)
     try:
-        engine = _open_engine(base, adapters, device)
+        engine = _open_engine(base, adapters, machine)
     except BaseException:
         jobs.close()
         raise
@@ -73,8 +76,8 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     )
 
 
-def _open_engine(base: str, adapters: Path, device: str | None) -> Engine:
-    pipe = load_base(base, device=device)
+def _open_engine(base: str, adapters: Path, machine: Machine) -> Engine:
+    pipe = machine.load(base)
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
     return Engine(
