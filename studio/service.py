@@ -8,14 +8,21 @@ from shira_diffusion.components import component_modules
 from shira_diffusion.errors import SettingError
 from shira_diffusion.fingerprint import fingerprint
 from studio import making
+from studio.blends.drafts import Drafts
 from studio.engine import Engine
+from studio.grids import runner
+from studio.grids.store import GridStore
 from studio.jobs import JobStore
+from studio.judges import emoji
 from studio.library import AdapterLibrary
 from studio.machine import Machine
 from studio.pictures import PictureStore
+from studio.shelf.desk import Shelf
+from studio.shelf.fit import BaseWeights
 from studio.vocabulary import Vocabulary
 from studio.watching import StopFlags
-from studio.worker import Worker
+from studio.worker import Runner, Worker
+from studio.workshop.room import Workshop, open_workshop
 
 STATE_FOLDER = ".studio"
 DEFAULT_MACHINE = Machine()
@@ -31,15 +38,19 @@ class Studio:
     engine: Engine
     library: AdapterLibrary
     pictures: PictureStore
-    comparisons: Path
+    grids: GridStore
+    drafts: Drafts
     outputs: Path
     state: Path
     jobs: JobStore
     worker: Worker
     stops: StopFlags
+    shelf: Shelf
+    workshop: Workshop
 
     def close(self) -> None:
         """End the work at the next step and let go of the outputs folder."""
+        self.workshop.keeper.close()
         self.worker.close()
         self.jobs.close()
 
@@ -58,34 +69,42 @@ def open_studio(
     state = outputs / STATE_FOLDER
     jobs = JobStore(state)
     try:
-        engine = _open_engine(base, adapters, machine)
+        engine, weights = _open_engine(base, adapters, machine)
     except BaseException:
         jobs.close()
         raise
-    store = PictureStore(pictures)
+    store, grids = PictureStore(pictures), GridStore(comparisons)
+    runners: dict[str, Runner] = {
+        making.KIND: making.PictureRunner(engine, store),
+        runner.KIND: runner.GridRunner(engine, grids, emoji.beside(Path(base).expanduser())),
+    }
     return Studio(
         engine=engine,
         library=engine.library,
         pictures=store,
-        comparisons=comparisons,
+        grids=grids,
+        drafts=Drafts(state / "blends", engine.library),
         outputs=outputs,
         state=state,
         jobs=jobs,
-        worker=Worker(jobs, {making.KIND: making.PictureRunner(engine, store)}),
+        worker=Worker(jobs, runners),
         stops=StopFlags(),
+        shelf=Shelf.of(engine.library, weights, outputs),
+        workshop=open_workshop(base, engine.library, outputs, machine.device),
     )
 
 
-def _open_engine(base: str, adapters: Path, machine: Machine) -> Engine:
+def _open_engine(base: str, adapters: Path, machine: Machine) -> tuple[Engine, BaseWeights]:
     pipe = machine.load(base)
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
-    return Engine(
+    engine = Engine(
         pipe,
         library,
         name=Path(base).resolve().name.removesuffix(".safetensors"),
         vocabulary=Vocabulary.read(Path(base).expanduser()),
     )
+    return engine, BaseWeights.of(pipe, engine.base.name)
 
 
 def _make_writable(folder: Path) -> None:

@@ -30,6 +30,7 @@ def encode(info: AdapterInfo) -> dict[str, str]:
         "license": info.license,
         "trigger_phrase": ", ".join(info.trigger_words),
         "tags": ", ".join(info.tags),
+        "usage_hint": f"strength {info.strength}" if info.strength else "",
     }
     known = {f"modelspec.{key}": value for key, value in spec.items() if value}
     return {INFO_KEY: json.dumps(_plain(info), sort_keys=True), **known}
