@@ -19,6 +19,7 @@ import app
 from shira_diffusion import Adapter, AdapterInfo
 from studio.infotext import RECORD_KEY, Record, from_json
 from studio.library import AdapterLibrary
+from studio.door import Door
 from studio.page import serve
 from studio.service import Studio
 from studio.tabs import fragments
@@ -36,7 +37,7 @@ def studio(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
 
 @pytest.fixture(scope="module")
 def page(studio: Studio) -> Iterator[gr.Blocks]:
-    page = serve(studio, host="127.0.0.1", port=free_port())
+    page = serve(studio, Door(port=free_port()))
     yield page
     page.close(verbose=False)
 
