@@ -7,7 +7,6 @@ from tempfile import TemporaryFile
 from shira_diffusion.components import component_modules
 from shira_diffusion.errors import SettingError
 from shira_diffusion.fingerprint import fingerprint
-from shira_diffusion.pipeline import load_base
 from studio import making
 from studio.blends.drafts import Drafts
 from studio.engine import Engine
@@ -16,15 +15,16 @@ from studio.grids.store import GridStore
 from studio.jobs import JobStore
 from studio.judges import emoji
 from studio.library import AdapterLibrary
+from studio.machine import Machine
 from studio.pictures import PictureStore
 from studio.shelf.desk import Shelf
 from studio.shelf.fit import BaseWeights
 from studio.vocabulary import Vocabulary
-from studio.watching import StopFlags
 from studio.worker import Runner, Worker
 from studio.workshop.room import Workshop, open_workshop
 
 STATE_FOLDER = ".studio"
+DEFAULT_MACHINE = Machine()
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class Studio:
     state: Path
     jobs: JobStore
     worker: Worker
-    stops: StopFlags
     shelf: Shelf
     workshop: Workshop
 
@@ -54,7 +53,9 @@ class Studio:
         self.jobs.close()
 
 
-def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None = None) -> Studio:
+def open_studio(
+    base: str, adapters: Path, outputs: Path, machine: Machine = DEFAULT_MACHINE
+) -> Studio:
     """Load the base from a folder, a file or a hub id; raises `ShiraError` if it cannot be.
 
     Before that the folders below `outputs` are made, as a base may take minutes.
@@ -66,7 +67,7 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     state = outputs / STATE_FOLDER
     jobs = JobStore(state)
     try:
-        engine, weights = _open_engine(base, adapters, device)
+        engine, weights = _open_engine(base, adapters, machine)
     except BaseException:
         jobs.close()
         raise
@@ -85,14 +86,13 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
         state=state,
         jobs=jobs,
         worker=Worker(jobs, runners),
-        stops=StopFlags(),
         shelf=Shelf.of(engine.library, weights, outputs),
-        workshop=open_workshop(base, engine.library, outputs, device),
+        workshop=open_workshop(base, engine.library, outputs, machine.device),
     )
 
 
-def _open_engine(base: str, adapters: Path, device: str | None) -> tuple[Engine, BaseWeights]:
-    pipe = load_base(base, device=device)
+def _open_engine(base: str, adapters: Path, machine: Machine) -> tuple[Engine, BaseWeights]:
+    pipe = machine.load(base)
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
     engine = Engine(

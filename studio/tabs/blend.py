@@ -10,8 +10,8 @@ from studio.recipe import MAX_SEED, MAX_STRENGTH, MIN_STRENGTH
 from studio.service import Studio
 from studio.tabs import blendview, gridview
 from studio.tabs.blending import BESIDE, BlendHandlers, Form, Made, Try
-from studio.tabs.controls import PAGE, knobs, run_buttons
-from studio.tabs.grid_job import FOLLOW, Shown
+from studio.tabs.controls import FOLLOW, PAGE, knobs, run_buttons
+from studio.tabs.grid_job import Shown
 from studio.tabs.pairs import proposed_pair
 
 _MEETINGS = [

@@ -11,8 +11,8 @@ from studio.service import Studio
 from studio.tabs import gridview
 from studio.tabs.axis_fields import AxisFields, axis_fields
 from studio.tabs.comparing import CROSSED, TWINS, CompareHandlers, Form
-from studio.tabs.controls import PAGE, RunButtons, knobs, run_buttons
-from studio.tabs.grid_job import FOLLOW, Shown
+from studio.tabs.controls import FOLLOW, PAGE, RunButtons, knobs, run_buttons
+from studio.tabs.grid_job import Shown
 from studio.tabs.pairs import adapter_choices, proposed_pair
 
 EXPLANATION = (
