@@ -253,28 +253,6 @@ def test_hostile_names_and_new_adapters_are_listed(page: Page, adapters: Path) -
     expect(page.locator(".rack-card")).to_have_count(5)
 
 
-def test_compare_fills_eight_places(page: Page) -> None:
-    page.get_by_role("tab", name="Compare").click()
-    page.locator("#compare-prompt textarea").fill("a castle")
-    page.get_by_text("Add their trigger words").click()
-    expect(page.locator("#compare-prompt textarea")).to_have_value("a castle, ink style, sks robot")
-    set_steps(page, 2)
-    page.locator("#compare-start").click()
-    page.locator("#grid img").first.wait_for(timeout=JOB_MS)
-    expect(page.locator("#grid img")).to_have_count(8, timeout=JOB_MS)
-    page.locator("#compare-start").wait_for(timeout=JOB_MS)
-    captions = page.locator("#grid figcaption").all_inner_texts()
-    assert [" ".join(words.split()) for words in captions] == [
-        f"{method} {label}"
-        for method in ("SHiRA", "LoRA")
-        for label in ("Base", "Ink", "Robot", "Ink + Robot")
-    ]
-    with page.expect_download() as download:
-        page.get_by_text("Download as one picture").click()
-    with Image.open(download.value.path()) as sheet:
-        assert sheet.width > 1000
-
-
 @pytest.mark.parametrize("page", [390], indirect=True)
 def test_a_phone_wide_window_does_not_scroll_sideways(page: Page) -> None:
     assert overflow(page) <= 0
