@@ -126,12 +126,12 @@ def _connect(
 
     def begin(starts: list[Any], work: Any, inputs: list[Any], outputs: list[Any]) -> None:
         armed = gr.on(starts, handlers.arm, outputs=settled[:-1], **PAGE)
-        follow(armed.then(work, inputs, outputs, **FOLLOW))
+        ended(armed.then(work, inputs, outputs, **FOLLOW), handlers.settle)
 
-    def follow(job: Any) -> None:
+    def ended(job: Any, handler: Any) -> None:
         # Gradio 6.31 calls `then` after a success only, against its documentation.
-        job.then(handlers.settle, current, settled, **PAGE)
-        job.failure(handlers.settle, current, settled, **PAGE)
+        for event in (job.then, job.failure):
+            event(handler, current, settled, **PAGE)
 
     begin(
         [buttons.start.click, form.prompt.submit],
@@ -141,6 +141,6 @@ def _connect(
     chosen = place.earlier.input(str, place.earlier, current, **PAGE)
     opened = tab.select(handlers.running, current, current, **PAGE)
     for arrival in (chosen, opened):
-        ready = arrival.then(handlers.settle, current, settled, **PAGE)
-        follow(ready.then(handlers.follow, current, [*place.shown], **FOLLOW))
+        ready = arrival.then(handlers.arrive, current, settled, **PAGE)
+        ended(ready.then(handlers.follow, current, [*place.shown], **FOLLOW), handlers.arrive)
     buttons.stop.click(handlers.stop, current, **PAGE)
