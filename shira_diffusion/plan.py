@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shira_diffusion.delta import index_dtype
-from shira_diffusion.errors import MismatchError, SettingError
+from shira_diffusion.mixture import require_finite, require_in_range
 from shira_diffusion.packed import Packed, peak
 from shira_diffusion.places import Places, Step, WeightTable
 from shira_diffusion.scatter import read_many
@@ -52,27 +52,17 @@ class Plan:
         change = self._union.sum([part.values.float() * strengths[name] for name, part in parts])
         # Only where the largest values could leave the range is each of them looked at.
         reach = sum(abs(strengths[name]) * part.peak for name, part in parts)
-        if not reach < _safe(torch.float32) and not bool(change.isfinite().all()):
-            raise SettingError(
-                "these strengths take the changes out of fp32's range; use smaller ones"
-            )
+        if not reach < _safe(torch.float32):
+            require_in_range(change)
         dtype = self.base.dtype
         mixed = change.add_(self.base).to(dtype)
         if not reach + self._base_peak < _safe(dtype):
-            _require_finite(mixed, self.base)
+            require_finite(mixed, self.base)
         return mixed
 
 
 def _safe(dtype: torch.dtype) -> float:
     return 0.99 * torch.finfo(dtype).max
-
-
-def _require_finite(mixed: Tensor, base: Tensor) -> None:
-    if not bool((mixed.isfinite() | ~base.isfinite()).all()):
-        raise MismatchError(
-            f"this mix leaves the range of {base.dtype}; use smaller strengths, or load the "
-            "model in bf16 or fp32"
-        )
 
 
 def _starts(sizes: Sequence[int], like: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ class AdapterSwitcher:
             weight = self._weights.live(slot)
             require_fit(slot, weight, delta.shape)
             self._home = weight.device
-            bound[slot] = delta
+            bound[slot] = delta.entries()
         return bound
 
     def _strength(self, name: str, value: float) -> float:

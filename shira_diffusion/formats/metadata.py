@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from shira_diffusion.adapter import AdapterInfo
 from shira_diffusion.errors import FormatError, ShiraError
+from shira_diffusion.modelspec import modelspec
 
 INFO_KEY = "shira.info"
 
@@ -16,24 +18,9 @@ INFO_KEY = "shira.info"
 def encode(info: AdapterInfo) -> dict[str, str]:
     """The safetensors metadata for `info`; `decode` is its inverse.
 
-    Next to our own key stand those of ModelSpec 1.0.1 that are known
-    (https://github.com/Stability-AI/ModelSpec), which other programs show.
+    Next to our own key stand those that other programs show, see `modelspec`.
     """
-    spec = {
-        "sai_model_spec": "1.0.1",
-        "architecture": f"{info.architecture}/{info.method}",
-        "implementation": info.implementation,
-        "title": info.title or info.name,
-        "description": info.description,
-        "author": info.author,
-        "date": info.date,
-        "license": info.license,
-        "trigger_phrase": ", ".join(info.trigger_words),
-        "tags": ", ".join(info.tags),
-        "usage_hint": f"strength {info.strength}" if info.strength else "",
-    }
-    known = {f"modelspec.{key}": value for key, value in spec.items() if value}
-    return {INFO_KEY: json.dumps(_plain(info), sort_keys=True), **known}
+    return {INFO_KEY: json.dumps(_plain(info), sort_keys=True), **modelspec(info)}
 
 
 def decode(metadata: Mapping[str, str]) -> AdapterInfo | None:
@@ -54,6 +41,29 @@ def decode(metadata: Mapping[str, str]) -> AdapterInfo | None:
         return AdapterInfo(**known)
     except (ShiraError, TypeError) as error:
         raise FormatError(f"{INFO_KEY} is damaged: {error}") from error
+
+
+def foreign(path: Path, stated: Mapping[str, str]) -> AdapterInfo:
+    """What a LoRA that we did not write says about itself, by ModelSpec's and kohya's keys."""
+
+    def spec(key: str) -> str:
+        return stated.get(f"modelspec.{key}", "")
+
+    def words(key: str) -> tuple[str, ...]:
+        return tuple(word.strip() for word in spec(key).split(",") if word.strip())
+
+    return AdapterInfo(
+        name=stated.get("ss_output_name") or path.stem,
+        title=spec("title"),
+        base_model=stated.get("ss_base_model_version", ""),
+        method="lora",
+        trigger_words=words("trigger_phrase"),
+        tags=words("tags"),
+        license=spec("license"),
+        author=spec("author"),
+        description=spec("description"),
+        date=spec("date"),
+    )
 
 
 def parse_json(text: str, what: str) -> Any:

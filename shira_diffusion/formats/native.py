@@ -35,7 +35,7 @@ def save(adapter: Adapter, path: str | Path) -> None:
     Equal adapters give equal bytes. Raises `ShiraError` where the disk refuses.
     """
     tensors: dict[str, Tensor] = {}
-    for name, delta in adapter.deltas.items():
+    for name, delta in adapter.entries.items():
         tensors[name + _GAPS] = gaps.encode(delta.indices)
         tensors[name + _VALUES] = delta.values.detach().cpu().contiguous().clone()
     shapes = {name: delta.shape for name, delta in adapter.deltas.items()}
