@@ -29,3 +29,7 @@ class JobError(ShiraError):
 
 class QueueFullError(ShiraError):
     """Too many jobs wait already."""
+
+
+class GridError(ShiraError):
+    """A grid of pictures cannot be read, or not be gone on with."""

@@ -89,6 +89,7 @@ class AdapterLibrary:
         self._fingerprints = dict(fingerprints or {})
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
+        self._lent: dict[str, Entry] = {}
         # Faults that only reading the whole file shows; they hold until the file changes.
         self._faults: dict[tuple[str, Stamp], str] = {}
         self.rescan()
@@ -136,8 +137,9 @@ class AdapterLibrary:
         entry = self.listed(name)
         if _stamp(entry.folder) != entry.stamp:
             entry = replace(self._judged(_read_entry(entry.folder)), is_twin=entry.is_twin)
+            entry = replace(entry, name=name)
             with self._lock:
-                self._entries[name] = entry
+                (self._lent if name in self._lent else self._entries)[name] = entry
         if entry.problem:
             raise BrokenAdapterError(f"The adapter {name!r} cannot be used: {entry.problem}")
         return entry
@@ -145,12 +147,23 @@ class AdapterLibrary:
     def listed(self, name: str) -> Entry:
         """The adapter of this name as it was last seen, broken or not; `UnknownAdapterError`."""
         with self._lock:
-            entry = self._entries.get(name)
+            entry = self._entries.get(name) or self._lent.get(name)
         if entry is None:
             names = [known.name for known in self.usable]
             raise UnknownAdapterError(
                 f"There is no adapter {name!r} in the library; {nearest(name, names)}."
             )
+        return entry
+
+    def lend(self, name: str, folder: Path) -> Entry:
+        """Make an adapter in another folder known to `find`, listed nowhere, until the end.
+
+        `name` must be one that no adapter folder can have.
+        """
+        assert "/" in name
+        entry = replace(self._judged(_read_entry(folder)), name=name)
+        with self._lock:
+            self._lent[name] = entry
         return entry
 
     def load(self, entry: Entry) -> Adapter:

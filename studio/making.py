@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from shira_diffusion.errors import SettingError
-from studio.engine import Engine, Step
+from studio.engine import Engine
 from studio.pictures import PictureStore
 from studio.recipe import MAX_SEED, Recipe
+from studio.steps import Step
 from studio.worker import Task
 
 KIND = "generate"

@@ -9,7 +9,7 @@ from studio.service import Studio
 from studio.tabs import api, blend, compare, fragments, generate, library, train
 from studio.theme import theme
 
-STYLE = Path(__file__).parent / "static" / "studio.css"
+STATIC = Path(__file__).parent / "static"
 QUEUE = 32
 """How many jobs may wait before further ones are refused."""
 
@@ -48,7 +48,7 @@ def serve(studio: Studio, *, host: str, port: int) -> gr.Blocks:
             server_name=host,
             server_port=port,
             theme=theme(),
-            css_paths=STYLE,
+            css_paths=sorted(STATIC.glob("*.css")),
             allowed_paths=[str(studio.outputs)],
             blocked_paths=[str(studio.state)],
             footer_links=[],

@@ -3,8 +3,10 @@
 import os
 import re
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -60,18 +62,39 @@ class PictureStore:
         return from_json(text)
 
 
+def is_name(name: str) -> bool:
+    """Whether a string is an id as `new_name` makes them, and so no path."""
+    return _NAME.fullmatch(name) is not None
+
+
 def new_name() -> str:
     """A fresh id: UTC time to the microsecond and 128 random bits."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(16)}"
 
 
+def made_words(name: str) -> str:
+    """When the thing with this id was made, for people."""
+    day, clock = name.split("-")[:2]
+    return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]} UTC"
+
+
 def write_png(image: Image.Image, path: Path, record: Record | None = None) -> None:
     """Write a PNG so that `path` never holds half a file."""
-    # tempfile would make it readable for nobody else, which the finished picture should be.
+    info = png_text(record) if record else None
+    _write_whole(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a UTF-8 file so that `path` never holds half of it."""
+    _write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    # tempfile would make it readable for nobody else, which the finished file should be.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with partial.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=png_text(record) if record else None)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

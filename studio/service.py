@@ -7,20 +7,25 @@ from tempfile import TemporaryFile
 from shira_diffusion.components import component_modules
 from shira_diffusion.errors import SettingError
 from shira_diffusion.fingerprint import fingerprint
-from shira_diffusion.pipeline import load_base
 from studio import making
+from studio.blends.drafts import Drafts
 from studio.engine import Engine
+from studio.grids import runner
+from studio.grids.store import GridStore
 from studio.jobs import JobStore
+from studio.judges import emoji
 from studio.library import AdapterLibrary
+from studio.machine import Machine
 from studio.pictures import PictureStore
 from studio.shelf.desk import Shelf
 from studio.shelf.fit import BaseWeights
 from studio.vocabulary import Vocabulary
 from studio.watching import StopFlags
-from studio.worker import Worker
+from studio.worker import Runner, Worker
 from studio.workshop.room import Workshop, open_workshop
 
 STATE_FOLDER = ".studio"
+DEFAULT_MACHINE = Machine()
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Studio:
     engine: Engine
     library: AdapterLibrary
     pictures: PictureStore
-    comparisons: Path
+    grids: GridStore
+    drafts: Drafts
     outputs: Path
     state: Path
     jobs: JobStore
@@ -49,7 +55,9 @@ class Studio:
         self.jobs.close()
 
 
-def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None = None) -> Studio:
+def open_studio(
+    base: str, adapters: Path, outputs: Path, machine: Machine = DEFAULT_MACHINE
+) -> Studio:
     """Load the base from a folder, a file or a hub id; raises `ShiraError` if it cannot be.
 
     Before that the folders below `outputs` are made, as a base may take minutes.
@@ -61,28 +69,33 @@ def open_studio(base: str, adapters: Path, outputs: Path, *, device: str | None 
     state = outputs / STATE_FOLDER
     jobs = JobStore(state)
     try:
-        engine, weights = _open_engine(base, adapters, device)
+        engine, weights = _open_engine(base, adapters, machine)
     except BaseException:
         jobs.close()
         raise
-    store = PictureStore(pictures)
+    store, grids = PictureStore(pictures), GridStore(comparisons)
+    runners: dict[str, Runner] = {
+        making.KIND: making.PictureRunner(engine, store),
+        runner.KIND: runner.GridRunner(engine, grids, emoji.beside(Path(base).expanduser())),
+    }
     return Studio(
         engine=engine,
         library=engine.library,
         pictures=store,
-        comparisons=comparisons,
+        grids=grids,
+        drafts=Drafts(state / "blends", engine.library),
         outputs=outputs,
         state=state,
         jobs=jobs,
-        worker=Worker(jobs, {making.KIND: making.PictureRunner(engine, store)}),
+        worker=Worker(jobs, runners),
         stops=StopFlags(),
         shelf=Shelf.of(engine.library, weights, outputs),
-        workshop=open_workshop(base, engine.library, outputs, device),
+        workshop=open_workshop(base, engine.library, outputs, machine.device),
     )
 
 
-def _open_engine(base: str, adapters: Path, device: str | None) -> tuple[Engine, BaseWeights]:
-    pipe = load_base(base, device=device)
+def _open_engine(base: str, adapters: Path, machine: Machine) -> tuple[Engine, BaseWeights]:
+    pipe = machine.load(base)
     modules = component_modules(pipe)
     library = AdapterLibrary(adapters, {part: fingerprint(one) for part, one in modules.items()})
     engine = Engine(

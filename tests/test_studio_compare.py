@@ -10,13 +10,13 @@ from PIL import Image
 from studio_toys import SIDE, make_library, make_studio, recipe
 
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
-from studio import compare
-from studio.compare import Choice, Grid
+from studio.grids import compare
+from studio.grids.compare import Choice, Grid
 from studio.errors import StoppedError
 from studio.infotext import RECORD_KEY, from_json
 from studio.library import AdapterLibrary
 from studio.service import Studio
-from studio.sheet import CELL, GAP, LABEL, SheetCell, contact_sheet
+from studio.grids.sheet import CELL, GAP, LABEL, SheetCell, contact_sheet
 
 
 @pytest.fixture(scope="module")

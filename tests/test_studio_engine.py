@@ -21,7 +21,8 @@ from shira_diffusion import AdapterInfo
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from shira_diffusion.fingerprint import fingerprint
 from studio import engine as engine_module
-from studio.engine import Engine, Step
+from studio.engine import Engine
+from studio.steps import Step
 from studio.errors import BrokenAdapterError, StoppedError
 from studio.watching import Finished, StopFlags, watch
 

@@ -1,15 +1,19 @@
 """The studio for programs: `/generate`, `/compare` and `/adapters`, for `gradio_client`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from shira_diffusion.errors import ShiraError
-from studio import compare
-from studio.compare import Choice
+from studio.errors import JobError
+from studio.following import wait
+from studio.grids import compare, runner
+from studio.grids.compare import Choice
+from studio.grids.export import SHEET_FILE
+from studio.grids.grid import Grid
 from studio.infotext import Record, to_json
 from studio.recipe import Recipe
 from studio.service import Studio
@@ -92,23 +96,30 @@ class Endpoints:
                 height=base.native[1],
             )
             choices = Choice(a, strength_a), Choice(b, strength_b)
-            grid = compare.plan(self.studio.library, recipe, *choices)
-            grid = compare.run(
-                self.studio.engine, grid, self.studio.comparisons, report=lambda _: None
-            )
+            plan = compare.plan(self.studio.library, recipe, *choices)
+            name = self.studio.grids.begin(plan, self.studio.library)
+            job = wait(self.studio.worker, runner.submit(self.studio.worker, name).id).job
+            if job.error:
+                raise JobError(job.error)
+            grid = self.studio.grids.open(name)
         except ShiraError as error:
             raise told(error) from error
-        assert grid.sheet is not None
-        return _file(grid.sheet), [
-            {
-                "method": cell.method,
-                "label": cell.label,
-                "adapters": dict(cell.mix),
-                "problem": cell.problem,
-                "picture": _file(cell.picture) if cell.picture else None,
-            }
-            for cell in grid.cells
+        return _file(grid.folder / SHEET_FILE), [
+            _cell(grid, index) for index in range(len(grid.cells))
         ]
+
+
+def _cell(grid: Grid, index: int) -> dict[str, Any]:
+    row, column = divmod(index, len(grid.plan.columns))
+    cell = grid.cells[index]
+    return {
+        "method": grid.plan.rows[row],
+        "label": grid.plan.columns[column],
+        "adapters": dict(cell.mix),
+        "problem": cell.problem,
+        "scores": [asdict(score) for score in cell.scores],
+        "picture": _file(cell.picture) if cell.picture else None,
+    }
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -126,4 +137,4 @@ def build(studio: Studio) -> None:
     endpoints = Endpoints(studio)
     gr.api(endpoints.adapters, api_name="adapters")
     gr.api(endpoints.generate, api_name="generate", **MODEL)
-    gr.api(endpoints.compare, api_name="compare", **MODEL)
+    gr.api(endpoints.compare, api_name="compare", concurrency_limit=None)

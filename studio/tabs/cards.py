@@ -3,7 +3,7 @@
 from typing import Any
 
 from studio.library import AdapterLibrary, Entry
-from studio.pictures import PictureStore
+from studio.pictures import PictureStore, made_words
 from studio.tabs.fragments import file_url
 from studio.thumbnails import thumbnail_uri
 
@@ -37,11 +37,10 @@ def size_words(size: int) -> str:
 def recent_pictures(pictures: PictureStore) -> list[dict[str, str]]:
     """The newest pictures for the strip."""
     return [
-        {"name": name, "source": file_url(pictures.folder / f"{name}.png"), "title": _made(name)}
+        {
+            "name": name,
+            "source": file_url(pictures.folder / f"{name}.png"),
+            "title": made_words(name),
+        }
         for name in pictures.recent(RECENT)
     ]
-
-
-def _made(name: str) -> str:
-    day, clock = name.split("-")[:2]
-    return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]} UTC"

@@ -5,17 +5,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from studio.base import Base
-from studio.compare import METHODS, Cell, Grid
-from studio.engine import Step
 from studio.infotext import Record
+from studio.steps import Step
 from studio.vocabulary import Vocabulary
 
 DESCRIPTION = "Pictures with sparse adapters: mix several, switch at once, compare with LoRA."
-
-_METHOD_WORDS = (
-    "A sparse adapter: a few of the base's weights are changed, nothing is added",
-    "Its LoRA twin: learned from the same pictures as a low-rank change of all the weights",
-)
 
 
 def file_url(path: Path) -> str:
@@ -137,47 +131,6 @@ def settings(record: Record) -> str:
         rows.append(("Adapter", f"{use.name} at {use.strength:g} (file {use.sha256[:12]})"))
     items = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f'<dl class="settings">{items}</dl>'
-
-
-def grid_empty() -> str:
-    """What stands in the place of the comparison before there is one."""
-    return (
-        '<div class="grid-empty empty"><strong>Eight pictures from one seed</strong>'
-        "<span>Choose two adapters and press Compare: the base, each adapter and both together, "
-        "once as SHiRA and once as LoRA. Only the adapters differ.</span></div>"
-    )
-
-
-def grid(state: Grid, *, crisp: bool) -> str:
-    """The comparison as it stands, row by row."""
-    cells = "".join(
-        _cell(cell, index, state, crisp=crisp) for index, cell in enumerate(state.cells)
-    )
-    head = ""
-    if state.at is not None:
-        head = progress(state.step, f"Picture {state.done + 1} of {len(state.cells)} · ")
-    foot = ""
-    if state.sheet:
-        name = f"shira-comparison-{state.recipe.seed}.png"
-        link = _download(state.sheet, name, "Download as one picture")
-        foot = f'<div class="actions">{link}</div>'
-    return f'{head}<div class="grid">{cells}</div>{foot}'
-
-
-def _cell(cell: Cell, index: int, state: Grid, *, crisp: bool) -> str:
-    if cell.picture:
-        url = escape(file_url(cell.picture))
-        image = _image(cell.picture, f"{cell.method}, {cell.label}", crisp=crisp)
-        body = f'<a class="frame" href="{url}" target="_blank" rel="noopener">{image}</a>'
-    elif cell.problem:
-        body = f'<div class="frame vacant"><div class="empty">{escape(cell.problem)}</div></div>'
-    else:
-        kind = "frame vacant working" if index == state.at else "frame vacant"
-        body = f'<div class="{kind}"></div>'
-    place = METHODS.index(cell.method)
-    method = f'<span class="tag tag-{place}" title="{_METHOD_WORDS[place]}">{cell.method}</span>'
-    caption = f"<figcaption>{method}<span>{escape(cell.label)}</span></figcaption>"
-    return f"<figure>{caption}{body}</figure>"
 
 
 def footer() -> str:

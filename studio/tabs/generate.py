@@ -9,11 +9,12 @@ import gradio as gr
 
 from shira_diffusion.errors import ShiraError
 from studio.base import Base
-from studio.engine import Sample, Step
+from studio.engine import Sample
 from studio.errors import PictureError, StoppedError
 from studio.infotext import to_infotext
 from studio.recipe import Recipe
 from studio.service import Studio
+from studio.steps import Step
 from studio.tabs import fragments
 from studio.tabs.cards import adapter_cards, recent_pictures
 from studio.tabs.controls import (
