@@ -120,7 +120,7 @@ def _pairs(a: Adapter, b: Adapter) -> Iterator[tuple[str, SparseDelta | None, Sp
                 f"the weight {name!r} is {first.shape} in one adapter and {second.shape} in the "
                 "other; they belong to different models"
             )
-        yield name, first and first.entries(), second and second.entries()
+        yield name, first.entries() if first else None, second.entries() if second else None
 
 
 def _mean(results: list[float], *, empty: float) -> float:
