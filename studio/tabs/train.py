@@ -256,9 +256,6 @@ def build(studio: Studio, tab: gr.Tab) -> None:
         with gr.Column(scale=5, min_width=280):
             gr.HTML('<h2 class="section">2 · What to learn</h2>')
             form = train_form.lay_out(handlers.presets)
-            words = gr.Button(
-                "Put the trigger into every caption", size="sm", elem_id="train-words"
-            )
             with gr.Row():
                 check = gr.Button("Check first", elem_id="train-check", min_width=120)
                 start = gr.Button(
@@ -271,7 +268,9 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     watched = Watched(gr.State(""), runs, gr.State(""))
     timer = gr.Timer(SECONDS, active=False)
     _connect_pictures(handlers, pictures, extras)
-    words.click(handlers.add_trigger, [*pictures, form.trigger, form.kind], [*pictures], **PAGE)
+    extras.words.click(
+        handlers.add_trigger, [*pictures, form.trigger, form.kind], [*pictures], **PAGE
+    )
     form.kind.input(
         handlers.choose_kind,
         [form.kind, form.method],
@@ -302,24 +301,26 @@ class Extras(NamedTuple):
 
     files: gr.File
     example: gr.Dropdown
+    words: gr.Button
     new: gr.Button
 
 
 def _pictures() -> tuple[Pictures, Extras]:
     chosen = gr.Dropdown([], label="Image set", visible=False, elem_id="train-set")
     files = gr.File(
-        label="Drop pictures here, with their .txt captions if you have any",
+        label="Pictures, and .txt captions",
         file_count="multiple", file_types=["image", ".txt", ".md"], height=130,
         elem_id="train-drop",
     )  # fmt: skip
+    example = gr.Dropdown(
+        [path.name for path in example_folders()], value=None, label="Or begin with an example",
+        elem_id="train-example", filterable=False,
+    )  # fmt: skip
     with gr.Row(elem_classes="after"):
-        example = gr.Dropdown(
-            [path.name for path in example_folders()], value=None, label="Or begin with an example",
-            elem_id="train-example", min_width=160, filterable=False,
-        )  # fmt: skip
+        words = gr.Button("Put the trigger into every caption", size="sm", elem_id="train-words")
         new = gr.Button("New empty set", size="sm", elem_id="train-new")
     shown = widgets.captions({"set": "", "images": [], "removed": None})
-    return Pictures(chosen, shown), Extras(files, example, new)
+    return Pictures(chosen, shown), Extras(files, example, words, new)
 
 
 def _connect_pictures(handlers: TrainHandlers, pictures: Pictures, extras: Extras) -> None:

@@ -174,12 +174,14 @@ def estimate(found: Estimate) -> str:
 def contention(running: Training | None, device: str) -> str:
     """A word on who shares the machine with whom."""
     if running is None:
-        return (
-            f"<p class='help'>One training runs at a time, others wait in line. While it runs, "
-            f"pictures take longer: both share {escape(device)}.</p>"
+        words = (
+            "One training runs at a time, others wait in line. While it runs, pictures take "
+            f"longer: both use the {escape(device)}."
         )
-    return (
-        f"<p class='help'><strong>{escape(running.order.title)}</strong> is being trained on "
-        f"{escape(device)}, so pictures take longer until it ends. What you start now waits "
-        "for it.</p>"
-    )
+    else:
+        words = (
+            f"<strong>{escape(running.order.title)}</strong> is being trained on the "
+            f"{escape(device)}, so pictures take longer until it ends. What you start now waits "
+            "for it."
+        )
+    return f'<p class="help">{words}</p>'
