@@ -191,13 +191,18 @@ def _leaf_side() -> tuple[Leaf, Fields, tuple[gr.Button, gr.Button, gr.Button]]:
         delivery = widgets.delivery()
         with gr.Accordion("Edit", open=False, elem_id="library-edit"):
             fields = Fields(
-                gr.Textbox(label="Name", info="Its folder is named after it, its LoRA twin too."),
-                gr.Textbox(label="Trigger words", info="With commas between them."),
-                gr.Textbox(label="Tags", info="With commas between them."),
-                gr.Textbox(label="Description", lines=2, max_lines=6),
+                gr.Textbox(
+                    label="Name", elem_id="library-title",
+                    info="Its folder is named after it, and so is its LoRA twin.",
+                ),
+                gr.Textbox(label="Trigger words, with commas", elem_id="library-triggers"),
+                gr.Textbox(label="Tags, with commas", elem_id="library-tags"),
+                gr.Textbox(
+                    label="Description", lines=2, max_lines=6, elem_id="library-description"
+                ),
                 gr.Number(
                     0, label="Suggested strength", minimum=MIN_STRENGTH, maximum=MAX_STRENGTH,
-                    step=0.05, info="0 gives no hint.",
+                    step=0.05, info="0 gives no hint.", elem_id="library-strength",
                 ),
             )  # fmt: skip
             save = gr.Button("Save", variant="primary", elem_id="library-save")
