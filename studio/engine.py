@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -114,19 +114,22 @@ class Engine:
             )
         return {name: self.library.find(name) for name in recipe.mix}
 
-    def prepare(self, names: Iterable[str]) -> None:
+    def prepare(self, mix: Mapping[str, float], timing: Mapping[str, str]) -> None:
         """Load adapters that will soon be used together, unless the model is at work.
 
-        Those that cannot be loaded are passed over: `generate` says what is wrong with them.
+        Those that cannot be used are passed over: `generate` says what is wrong with them.
         """
         usable = {entry.name: entry for entry in self.library.usable}
-        entries = {name: usable[name] for name in names if name in usable}
+        entries = {name: usable[name] for name in mix if name in usable}
+        known = dict.fromkeys(entries, 1.0)
         if entries and self._lock.acquire(blocking=False):
             try:
                 self._loaded.bring(entries)
-                # In and out once: what it takes to switch to this set of adapters is kept.
-                with self._switcher.using(dict.fromkeys(entries, 1.0)):
-                    pass
+                # In and out once: what it takes to switch to a set of adapters is kept. Four steps
+                # show every set that a timing has, but for those of many that take turns.
+                for step in range(4):
+                    with self._switcher.using(schedule(known, timing)(step, 4)):
+                        pass
             except ShiraError as error:
                 log.info("not prepared: %s", error)
             finally:

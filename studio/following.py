@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
+from studio.errors import JobError
+from studio.jobs import Job, State
 from studio.worker import Standing, Worker
 
 
@@ -28,6 +30,15 @@ async def follow(worker: Worker, identity: str) -> AsyncIterator[Standing]:
             if standing.job.is_over:
                 return
             await changed.wait()
+
+
+async def ended(worker: Worker, identity: str) -> Job:
+    """The job when it is over; raises `JobError` unless it came to its end."""
+    async for standing in follow(worker, identity):
+        job = standing.job
+    if job.state != State.DONE:
+        raise JobError(job.error or f"The job was {job.state}.")
+    return job
 
 
 def wait(worker: Worker, identity: str, seconds: float | None = None) -> Standing:

@@ -1,8 +1,10 @@
 """The work behind Generate: pictures of one recipe, seed after seed, each kept when it is made."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from PIL import Image
 
 from shira_diffusion.errors import SettingError
 from studio.engine import Engine
@@ -17,11 +19,16 @@ MAX_COUNT = 16
 
 @dataclass(frozen=True)
 class Making:
-    """How far a job is: picture `number` of `count`, and its last step."""
+    """How far a job is: picture `number` of `count`, its last step, and the last look at it."""
 
     number: int
     count: int
     step: Step | None = None
+    look: Image.Image | None = field(default=None, compare=False, repr=False)
+
+    def after(self, step: Step) -> "Making":
+        """How far it is then."""
+        return replace(self, step=step, look=step.preview or self.look)
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,18 @@ class PictureRunner:
         """Make the pictures of the task's order."""
         order = Order.read(task.job.settings)
         for number, recipe in enumerate(order.recipes, start=1):
-            making = Making(number, order.count)
-            task.report(making)
-
-            def on_step(step: Step, making: Making = making) -> None:
-                task.report(replace(making, step=step))
-
-            sample = self.engine.generate(recipe, on_step=on_step, stop=task.stop)
+            watch = _Watch(task, Making(number, order.count))
+            sample = self.engine.generate(recipe, on_step=watch, stop=task.stop)
             task.keep(self.pictures.save(sample.image, sample.record))
+
+
+class _Watch:
+    """Reports the steps of one picture."""
+
+    def __init__(self, task: Task, begun: Making) -> None:
+        self._task, self._making = task, begun
+        task.report(begun)
+
+    def __call__(self, step: Step) -> None:
+        self._making = self._making.after(step)
+        self._task.report(self._making)

@@ -20,7 +20,6 @@ from studio.pictures import PictureStore
 from studio.shelf.desk import Shelf
 from studio.shelf.fit import BaseWeights
 from studio.vocabulary import Vocabulary
-from studio.watching import StopFlags
 from studio.worker import Runner, Worker
 from studio.workshop.room import Workshop, open_workshop
 
@@ -44,7 +43,6 @@ class Studio:
     state: Path
     jobs: JobStore
     worker: Worker
-    stops: StopFlags
     shelf: Shelf
     workshop: Workshop
 
@@ -88,7 +86,6 @@ def open_studio(
         state=state,
         jobs=jobs,
         worker=Worker(jobs, runners),
-        stops=StopFlags(),
         shelf=Shelf.of(engine.library, weights, outputs),
         workshop=open_workshop(base, engine.library, outputs, machine.device),
     )

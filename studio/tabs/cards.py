@@ -34,13 +34,13 @@ def size_words(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 1):.0f} kB"
 
 
-def recent_pictures(pictures: PictureStore) -> list[dict[str, str]]:
-    """The newest pictures for the strip."""
+def recent_pictures(pictures: PictureStore, limit: int = RECENT) -> list[dict[str, str]]:
+    """The newest pictures for the strip, newest first."""
     return [
         {
             "name": name,
             "source": file_url(pictures.folder / f"{name}.png"),
             "title": made_words(name),
         }
-        for name in pictures.recent(RECENT)
+        for name in pictures.recent(limit)
     ]

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from studio.base import Base
 from studio.infotext import Record
 from studio.steps import Step
+from studio.timing import Timing
 from studio.vocabulary import Vocabulary
 
 DESCRIPTION = "Pictures with sparse adapters: mix several, switch at once, compare with LoRA."
@@ -40,77 +41,19 @@ def known_words(vocabulary: Vocabulary) -> str:
     return f'<dl class="settings words">{items}</dl>'
 
 
-def stage_empty() -> str:
-    """What stands in the place of the picture before there is one."""
-    return (
-        '<div class="stage"><div class="frame vacant"><div class="empty">'
-        "<strong>Your picture will appear here</strong>"
-        "<span>Write what it should show, choose adapters if you like, and press Generate.</span>"
-        "</div></div></div>"
-    )
-
-
-def stage_busy(step: Step | None, previous: Path | None, *, crisp: bool) -> str:
-    """The picture before, dimmed, under the progress of the next one."""
-    inside = _image(previous, "", crisp=crisp) if previous else ""
-    kind = "frame busy" if previous else "frame vacant working"
-    return f'<div class="stage"><div class="{kind}">{inside}</div>{progress(step)}</div>'
-
-
-def stage_done(path: Path, record: Record, *, crisp: bool) -> str:
-    """A finished picture and what took how long."""
-    image = _image(path, record.recipe.prompt, crisp=crisp)
-    actions = (
-        _download(path, f"shira-{record.recipe.seed}.png", "Download PNG")
-        + '<button type="button" class="act" data-action="reuse" '
-        'title="Set the form to what made this picture">Use these settings</button>'
-    )
-    return (
-        f'<div class="stage"><div class="frame">{image}</div>'
-        f'{_facts(record)}<div class="actions">{actions}</div></div>'
-    )
-
-
 def progress(step: Step | None, before: str = "") -> str:
     """A bar with the step and the time, or the wait for the model."""
     if step is None:
         words, share = "Waiting for the model…", 0.0
     else:
-        left = step.seconds / step.number * (step.total - step.number)
-        words = f"Step {step.number} of {step.total} · {step.seconds:.1f} s · {left:.0f} s left"
+        left = f"{step.seconds_left:.0f} s left" if step.seconds_left >= 1 else "nearly done"
+        words = f"Step {step.number} of {step.total} · {step.seconds:.1f} s · {left}"
         share = step.number / step.total
     return (
         '<div class="progress" role="status">'
         f'<div class="bar"><i style="width:{share:.1%}"></i></div>'
         f"<span>{escape(before)}{words}</span></div>"
     )
-
-
-def _image(path: Path, alt: str, *, crisp: bool) -> str:
-    kind = ' class="crisp"' if crisp else ""
-    return f'<img{kind} src="{escape(file_url(path))}" alt="{escape(alt)}">'
-
-
-def _download(path: Path, name: str, words: str) -> str:
-    url = escape(file_url(path))
-    return f'<a class="act" href="{url}" download="{escape(name)}">{words}</a>'
-
-
-def _facts(record: Record) -> str:
-    facts = [
-        ("Seed", str(record.recipe.seed), "The same seed and settings give the same picture"),
-        ("Sampling", f"{record.sampling_s:.2f} s", "Making the picture itself"),
-        (
-            "Switching",
-            f"{record.switch_ms:.1f} ms",
-            "Writing the adapters into the base and putting the base back, bit for bit",
-        ),
-    ]
-    items = "".join(
-        f'<div title="{escape(why)}"><dt>{name}</dt><dd>{escape(value)}</dd></div>'
-        for name, value, why in facts
-    )
-    return f'<dl class="facts">{items}</dl>'
 
 
 def settings(record: Record) -> str:
@@ -128,7 +71,9 @@ def settings(record: Record) -> str:
         ("Base", record.base),
     ]
     for use in record.adapters:
-        rows.append(("Adapter", f"{use.name} at {use.strength:g} (file {use.sha256[:12]})"))
+        when = recipe.timing.get(use.name, Timing.ALWAYS)
+        worked = "" if when == Timing.ALWAYS else f", {when}"
+        rows.append(("Adapter", f"{use.name} at {use.strength:g}{worked} ({use.sha256[:12]})"))
     items = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f'<dl class="settings">{items}</dl>'
 
