@@ -42,8 +42,8 @@ def dropped(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @contextmanager
-def train_tab(browser: Browser, address: str, width: int = 1280) -> Iterator[Page]:
-    with opened(browser, address, width=width) as page:
+def train_tab(chromium: Browser, address: str, width: int = 1280) -> Iterator[Page]:
+    with opened(chromium, address, width=width) as page:
         go_to(page, "Train")
         page.locator("#train-start").wait_for()
         yield page

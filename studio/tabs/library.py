@@ -16,8 +16,13 @@ from studio.tabs import library_view, widgets
 from studio.tabs.controls import PAGE
 from studio.tabs.telling import remark, told
 
-WORK = {"concurrency_id": "shelf", "concurrency_limit": 2, "api_visibility": "private"}
-"""For listeners that read or write whole files."""
+WORK = {
+    "concurrency_id": "shelf",
+    "concurrency_limit": 2,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+"""For listeners that read or write files, or have something to tell."""
 
 
 class Fields(NamedTuple):
@@ -221,12 +226,10 @@ def _connect(
     everything = [shelf, *leaf, *fields]
     tab.select(handlers.open_tab, leaf.name, shelf, **PAGE)
     shelf.rescan(handlers.open_tab, leaf.name, shelf, **PAGE)
-    shelf.choose(handlers.choose, outputs=everything, **PAGE)
-    shelf.restore(handlers.restore, outputs=everything, **PAGE)
+    shelf.choose(handlers.choose, outputs=everything, **WORK)
+    shelf.restore(handlers.restore, outputs=everything, **WORK)
     shelf.empty(handlers.empty, leaf.name, shelf, **PAGE)
     controls.files.upload(handlers.take_in, controls.files, [controls.files, *everything], **WORK)
     controls.save.click(handlers.save, [leaf.name, *fields], everything, **WORK)
-    controls.download.click(
-        handlers.download, [leaf.name, leaf.form], leaf.delivery, show_progress="hidden", **WORK
-    )
-    controls.delete.click(handlers.delete, leaf.name, everything, **PAGE)
+    controls.download.click(handlers.download, [leaf.name, leaf.form], leaf.delivery, **WORK)
+    controls.delete.click(handlers.delete, leaf.name, everything, **WORK)

@@ -21,6 +21,14 @@ from studio.workshop.estimate import estimate
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS = 2.0
 CHECK = {"concurrency_id": "check", "concurrency_limit": 1, "api_visibility": "private"}
+TELL = {
+    "concurrency_id": "train",
+    "concurrency_limit": 8,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+"""For listeners that may have something to tell: without the queue Gradio shows no messages."""
+
 _BUSY = '<div class="estimate" role="status">Asking the trainer what it would do…</div>'
 
 
@@ -269,7 +277,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     timer = gr.Timer(SECONDS, active=False)
     _connect_pictures(handlers, pictures, extras)
     extras.words.click(
-        handlers.add_trigger, [*pictures, form.trigger, form.kind], [*pictures], **PAGE
+        handlers.add_trigger, [*pictures, form.trigger, form.kind], [*pictures], **TELL
     )
     form.kind.input(
         handlers.choose_kind,
@@ -282,10 +290,10 @@ def build(studio: Studio, tab: gr.Tab) -> None:
             handlers.choose_preset,
             [form.preset, form.method],
             [form.steps, form.lr, form.density, form.sample_every],
-            **PAGE,
+            **TELL,
         )
     check.click(handlers.check, [*pictures, *form], outlook, show_progress="hidden", **CHECK)
-    start.click(handlers.start, [*pictures, *form], [*watched, outlook], **PAGE)
+    start.click(handlers.start, [*pictures, *form], [*watched, outlook], **TELL)
     _connect_runs(handlers, watched, form)
     timer.tick(handlers.tick, [watched.chosen, watched.drawn], [*watched, note], **PAGE)
     tab.select(
@@ -326,19 +334,19 @@ def _pictures() -> tuple[Pictures, Extras]:
 def _connect_pictures(handlers: TrainHandlers, pictures: Pictures, extras: Extras) -> None:
     chosen, shown = pictures
     chosen.input(handlers.pictures, chosen, [*pictures], **PAGE)
-    extras.files.upload(handlers.drop, [extras.files, chosen], [extras.files, *pictures], **PAGE)
-    extras.example.input(handlers.example, extras.example, [extras.example, *pictures], **PAGE)
+    extras.files.upload(handlers.drop, [extras.files, chosen], [extras.files, *pictures], **TELL)
+    extras.example.input(handlers.example, extras.example, [extras.example, *pictures], **TELL)
     extras.new.click(handlers.new_set, outputs=[*pictures], **PAGE)
-    shown.caption(handlers.caption, chosen, **PAGE)
-    shown.take_out(handlers.take_out, chosen, [*pictures], **PAGE)
-    shown.put_back(handlers.put_back, chosen, [*pictures], **PAGE)
+    shown.caption(handlers.caption, chosen, **TELL)
+    shown.take_out(handlers.take_out, chosen, [*pictures], **TELL)
+    shown.put_back(handlers.put_back, chosen, [*pictures], **TELL)
 
 
 def _connect_runs(handlers: TrainHandlers, watched: Watched, form: Form) -> None:
     runs, outputs = watched.runs, [*watched]
     runs.choose(handlers.choose, outputs=outputs, **PAGE)
-    runs.halt(handlers.halt, outputs=outputs, **PAGE)
-    runs.resume(handlers.resume, outputs=outputs, **PAGE)
-    runs.remove(handlers.remove, outputs=outputs, **PAGE)
-    runs.restore(handlers.restore, outputs=outputs, **PAGE)
-    runs.reuse(handlers.reuse, outputs=[*form], **PAGE)
+    runs.halt(handlers.halt, outputs=outputs, **TELL)
+    runs.resume(handlers.resume, outputs=outputs, **TELL)
+    runs.remove(handlers.remove, outputs=outputs, **TELL)
+    runs.restore(handlers.restore, outputs=outputs, **TELL)
+    runs.reuse(handlers.reuse, outputs=[*form], **TELL)
