@@ -150,6 +150,11 @@ def lay_out(presets: Presets) -> Form:
         [(words, name) for name, words in METHODS.items()], value="shira", label="Method",
         filterable=False, elem_id="train-method",
     )  # fmt: skip
+    return Form(title, kind, trigger, preset, method, *_more(numbers))
+
+
+def _more(numbers: Numbers) -> tuple[Any, ...]:
+    """The fields that most people leave as they are, in the order of `Form`."""
     with gr.Accordion("More settings", open=False, elem_id="train-more"):
         with gr.Row():
             steps = gr.Number(numbers.steps, label="Steps", precision=0, minimum=1, min_width=120)
@@ -172,7 +177,4 @@ def lay_out(presets: Presets) -> Form:
             label="Further settings", lines=2, max_lines=8, placeholder="batch=2\nflip=true",
             info="key=value, one a line, as python -m training --help lists them.",
         )  # fmt: skip
-    return Form(
-        title, kind, trigger, preset, method, steps, lr, density, seed, every, prompts,
-        description, extras,
-    )  # fmt: skip
+    return steps, lr, density, seed, every, prompts, description, extras
