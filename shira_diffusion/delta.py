@@ -85,6 +85,14 @@ class SparseDelta:
         if not all(math.isfinite(end) for end in bounds(self.values)):
             raise DeltaError("values hold NaN or infinity; the training that made them diverged")
 
+    @classmethod
+    def checked(cls, indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> SparseDelta:
+        """A change of which the caller has checked all that the constructor checks."""
+        delta = object.__new__(cls)
+        for name, value in (("indices", indices), ("values", values), ("shape", shape)):
+            object.__setattr__(delta, name, value)
+        return delta
+
     @property
     def nnz(self) -> int:
         """How many entries change."""

@@ -14,6 +14,7 @@ from shira_diffusion.packed import Packed, peak
 from shira_diffusion.places import Places, Step, WeightTable
 from shira_diffusion.scatter import read_many
 from shira_diffusion.union import Union
+from shira_diffusion.whole_base import WholeBase
 
 
 class Plan:
@@ -23,7 +24,10 @@ class Plan:
     """
 
     def __init__(self, table: WeightTable, changes: Mapping[str, Packed]):
-        self._changes = dict(sorted(changes.items()))
+        ordered = dict(sorted(changes.items()))
+        self._whole = WholeBase.of(table, ordered)
+        taken = self._whole.slots if self._whole is not None else frozenset[str]()
+        self._changes = {name: one.without(taken) for name, one in ordered.items()}
         parts = list(self._changes.values())
         if len(parts) == 1:
             self._union = Union([parts[0].indices])
@@ -36,6 +40,11 @@ class Plan:
         self._base_peak = peak(self.base)
         self._last: tuple[Mapping[str, float], Step] | None = None
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether it holds copies of whole weights."""
+        return self._whole is not None
+
     def step(self, strengths: Mapping[str, float]) -> Step:
         """From the base to base + sum of strength * change, added in fp32 and rounded once.
 
@@ -44,7 +53,8 @@ class Plan:
         """
         own = {name: strengths[name] for name in self._changes}
         if self._last is None or self._last[0] != own:
-            self._last = own, Step(self.places, self.base, self._mixed(own))
+            whole = None if self._whole is None else self._whole.under(own)
+            self._last = own, Step(self.places, self.base, self._mixed(own), whole)
         return self._last[1]
 
     def _mixed(self, strengths: Mapping[str, float]) -> Tensor:
