@@ -54,6 +54,7 @@ def serve(studio: Studio, door: Door) -> gr.Blocks:
             server_port=door.port,
             auth=door.login,
             mcp_server=door.mcp,
+            max_threads=QUEUE,  # Gradio's bound on open calls, those that only wait included
             theme=theme(),
             css_paths=sorted(STATIC.glob("*.css")),
             allowed_paths=[str(studio.outputs)],

@@ -26,7 +26,7 @@ document.addEventListener("drop", (event) => {
   element.classList.remove("drop");
   if (!isOurs(event)) return;
   event.preventDefault();
-  const input = document.querySelector("#png-file input[type=file], input#png[type=file], #png input[type=file]");
+  const input = document.querySelector('input[type=file][data-testid^="Settings from a PNG"]');
   if (!input || !event.dataTransfer.files.length) return;
   input.files = event.dataTransfer.files;
   input.dispatchEvent(new Event("change", { bubbles: true }));

@@ -10,10 +10,13 @@ from studio.base import Base
 from studio.recipe import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 
 FOLLOW = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-"""For listeners that watch a job: any number of pages may, the worker sees to the order."""
+"""For listeners that watch a job or may fail: any number at once, the worker sees to the order.
+
+Gradio shows the words of an error only of listeners that go through its queue.
+"""
 
 PAGE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-"""For listeners that only touch the page: they wait for nothing."""
+"""For listeners that only touch the page and do not fail: they wait for nothing."""
 
 
 class Knobs(NamedTuple):

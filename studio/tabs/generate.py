@@ -107,11 +107,11 @@ def _connect_job(
         handlers.begin,
         [*form, shown.current],
         [job, form.seed, *buttons, shown.stage],
-        **PAGE,
+        **FOLLOW,
     )
     begun.success(*following, **FOLLOW)
     again = shown.stage.again(
-        handlers.again, [job, shown.current], [job, *buttons, shown.stage], **PAGE
+        handlers.again, [job, shown.current], [job, *buttons, shown.stage], **FOLLOW
     )
     again.success(*following, **FOLLOW)
     buttons.stop.click(handlers.stop, job, **PAGE)
@@ -127,11 +127,11 @@ def _connect_page(
     job: gr.BrowserState,
     png: gr.UploadButton,
 ) -> None:
-    strip.pick(handlers.pick, job, [*shown], **PAGE)
+    strip.pick(handlers.pick, job, [*shown], **FOLLOW)
     strip.more(handlers.more, outputs=strip, **PAGE)
-    shown.stage.pick(handlers.pick, job, [*shown], **PAGE)
-    shown.stage.reuse(handlers.reuse, shown.current, [*form], **PAGE)
+    shown.stage.pick(handlers.pick, job, [*shown], **FOLLOW)
+    shown.stage.reuse(handlers.reuse, shown.current, [*form], **FOLLOW)
     form.rack.insert(add_words, form.prompt, form.prompt, **PAGE)
     form.rack.rescan(handlers.rescan, outputs=form.rack, **PAGE)
     form.rack.chosen(handlers.prepare, form.rack, **PAGE)
-    png.upload(handlers.take, png, [*form], **PAGE)
+    png.upload(handlers.take, png, [*form], **FOLLOW)
