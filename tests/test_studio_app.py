@@ -28,9 +28,9 @@ from studio.machine import Machine
 from studio.page import serve
 from studio.service import Studio
 from studio.tabs import fragments, stage
-from studio.tabs.compare import adapter_choices, proposed_pair
 from studio.tabs.controls import with_word
 from studio.tabs.generating import GenerateHandlers
+from studio.tabs.pairs import adapter_choices, proposed_pair
 
 ROOT = Path(__file__).parent.parent
 JOB = Job(1, "a", "generate", "", {}, State.QUEUED, 0.0)
