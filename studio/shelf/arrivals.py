@@ -1,5 +1,6 @@
 """Import: a file from outside is checked whole before it becomes an adapter of the library."""
 
+import dataclasses
 import hashlib
 import secrets
 import shutil
@@ -10,8 +11,11 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image, UnidentifiedImageError
 
-from shira_diffusion import Adapter, AdapterInfo
+from shira_diffusion import Adapter, formats, modelspec
+from shira_diffusion.cards import write_card
 from shira_diffusion.errors import FormatError, ShiraError
+from shira_diffusion.formats import container, lora
+from shira_diffusion.lowrank import LowRankDelta
 from studio.library import (
     ADAPTER_FILE,
     CARD_FILE,
@@ -65,7 +69,7 @@ def take_in(file: Path, told: str, library: AdapterLibrary, weights: BaseWeights
 
 
 def _checked(source: Path, library: AdapterLibrary, weights: BaseWeights) -> Adapter:
-    adapter = Adapter.load(source)
+    adapter = formats.load(source, shapes=weights.shapes or None)
     objection = weights.objection(adapter)
     if objection:
         raise FormatError(
@@ -110,19 +114,37 @@ def _place(source: Path, extras: Path, adapter: Adapter, folder: Path, title: st
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.partial")
     try:
         partial.mkdir(parents=True)
-        if source.is_dir():
-            adapter.save(partial / ADAPTER_FILE)
-        else:
-            shutil.copyfile(source, partial / ADAPTER_FILE)
-        card = _card(adapter.info, title)
+        _write_file(source, adapter, partial / ADAPTER_FILE)
+        info = dataclasses.replace(adapter.info, name=folder.name, title=title)
+        card = write_card(info, thumbnail="")
         if (extras / CARD_FILE).is_file():
             card = (extras / CARD_FILE).read_text(encoding="utf-8", errors="replace")
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
-        write_thumbnail(extras / THUMBNAIL_FILE, partial / THUMBNAIL_FILE)
+        if (extras / THUMBNAIL_FILE).is_file() or _unwrap_picture(partial, extras):
+            write_thumbnail(extras / THUMBNAIL_FILE, partial / THUMBNAIL_FILE)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _write_file(source: Path, adapter: Adapter, target: Path) -> None:
+    """The library holds native files and those of other programs, but none that needs a second."""
+    if formats.kind(source) is formats.Kind.PEFT_SHIRA:
+        adapter.save(target)
+    elif source.is_dir():
+        ranks = [one.rank for one in adapter.deltas.values() if isinstance(one, LowRankDelta)]
+        lora.save(adapter, target, max(ranks, default=1))
+    else:
+        shutil.copyfile(source, target)
+
+
+def _unwrap_picture(folder: Path, extras: Path) -> bool:
+    """Lay down the picture that the file itself may carry; say whether it does."""
+    data = modelspec.picture(container.read_header(folder / ADAPTER_FILE).metadata)
+    if data:
+        (extras / THUMBNAIL_FILE).write_bytes(data)
+    return bool(data)
 
 
 def write_thumbnail(source: Path, target: Path) -> bool:
@@ -144,16 +166,6 @@ def write_thumbnail(source: Path, target: Path) -> bool:
     ):
         return False
     return True
-
-
-def _card(info: AdapterInfo, title: str) -> str:
-    kind = "LoRA" if info.method == LORA else "sparse high rank (SHiRA)"
-    parts = [f"# {title}", info.description or f"A {kind} adapter."]
-    if info.trigger_words:
-        parts.append("Trigger words: " + ", ".join(f"`{word}`" for word in info.trigger_words))
-    if info.license:
-        parts.append(f"## Licence\n{info.license}")
-    return "\n\n".join(parts) + "\n"
 
 
 def _remarks(library: AdapterLibrary, name: str) -> tuple[str, ...]:

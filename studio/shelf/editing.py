@@ -4,15 +4,14 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from shira_diffusion import Adapter, AdapterInfo, formats
+from shira_diffusion import AdapterInfo, formats
+from shira_diffusion.cards import renewed
 from shira_diffusion.errors import SettingError, ShiraError
-from shira_diffusion.formats import container, metadata
+from shira_diffusion.relabel import relabel
 from studio.library import ADAPTER_FILE, CARD_FILE, LORA, TWIN_ENDING, AdapterLibrary, Entry
 from studio.shelf.naming import folder_name, free_name, plain, words
 
 MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
-# What `metadata.encode` writes for other programs; what is empty now must not stay behind.
-_SPEC = ("title", "description", "trigger_phrase", "tags", "usage_hint")
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,10 @@ def _rewrite(folder: Path, before: AdapterInfo, after: AdapterInfo) -> None:
     if after == before:
         return
     path = folder / ADAPTER_FILE
-    # Read whole first: a damaged file must not get a fresh checksum.
-    Adapter.load(path)
-    file = container.read(path)
-    stale = {f"modelspec.{key}" for key in _SPEC}
-    kept = {key: value for key, value in file.metadata.items() if key not in stale}
-    container.write(path, file.tensors, {**kept, **metadata.encode(after)})
+    fields = (field.name for field in dataclasses.fields(AdapterInfo))
+    changes = {key: getattr(after, key) for key in fields}
+    # It reads the file whole before: a damaged one does not get a fresh checksum.
+    relabel(path, path, changes, {})
     card = folder / CARD_FILE
     if card.is_file():
         text = card.read_text(encoding="utf-8", errors="replace")
@@ -129,7 +126,7 @@ def _rewrite(folder: Path, before: AdapterInfo, after: AdapterInfo) -> None:
 
 
 def retold(card: str, before: AdapterInfo, after: AdapterInfo) -> str:
-    """The card with names, title, description and trigger words changed where it has the old ones.
+    """The card with title, description, trigger words and the section on use as they are now.
 
     What else a person wrote into it stays.
     """
@@ -140,10 +137,7 @@ def retold(card: str, before: AdapterInfo, after: AdapterInfo) -> str:
     _replace_triggers(lines, after)
     if before.description and before.description in lines:
         lines[lines.index(before.description)] = after.description
-    text = "\n".join(lines) + "\n"
-    for form in ("`{}`", '"{}"', "adapters/{}/"):
-        text = text.replace(form.format(before.name), form.format(after.name))
-    return text
+    return renewed("\n".join(lines) + "\n", after, hub_id="")
 
 
 def _replace_triggers(lines: list[str], after: AdapterInfo) -> None:

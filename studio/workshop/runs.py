@@ -60,6 +60,11 @@ class Training:
     problem: str = ""
 
     @property
+    def is_over(self) -> bool:
+        """Whether it is finished, so that its adapter's name counts no more than others."""
+        return self.state is State.FINISHED
+
+    @property
     def samples(self) -> Path:
         """Where its samples lie."""
         return self.folder / _RUN / "samples"

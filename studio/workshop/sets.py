@@ -48,6 +48,8 @@ class ImageSet:
     title: str
     folder: Path
     images: tuple[SetImage, ...]
+    told: Mapping[str, str]
+    """What every picture was called that ever came, by the name of its file."""
 
     @property
     def missing(self) -> int:
@@ -86,9 +88,8 @@ class ImageSets:
         """The set as it is now; raises `SetError` if there is none of this id."""
         folder, note = self._folder(set_id), self._note(set_id)
         names = sorted(path.name for path in folder.iterdir() if _IMAGE.fullmatch(path.name))
-        return ImageSet(
-            set_id, note.title, folder, tuple(_image(folder, name, note) for name in names)
-        )
+        images = tuple(_image(folder, name, note) for name in names)
+        return ImageSet(set_id, note.title, folder, images, note.told)
 
     def create(self, title: str) -> str:
         """Make an empty set and return its id."""
