@@ -56,7 +56,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     place = _place()
     gr.HTML(f'<p class="help">{EXPLANATION}</p>')
     tab.select(handlers.choices, outputs=[a[0], b[0], rows.names, columns.names], **PAGE)
-    _connect(handlers, form, buttons, place, tab)
+    _connect(handlers, form, buttons, place, size, tab)
     gr.on(
         [part.change for part in form if part is not prompt],
         handlers.size, [*form], size, trigger_mode="always_last", **PAGE,
@@ -119,7 +119,12 @@ def _place() -> Place:
 
 
 def _connect(
-    handlers: CompareHandlers, form: Form, buttons: RunButtons, place: Place, tab: gr.Tab
+    handlers: CompareHandlers,
+    form: Form,
+    buttons: RunButtons,
+    place: Place,
+    size: gr.HTML,
+    tab: gr.Tab,
 ) -> None:
     current, progress = place.shown.current, place.shown.progress
     settled = [*buttons, progress, place.resume, place.earlier]
@@ -132,6 +137,8 @@ def _connect(
         # Gradio 6.31 calls `then` after a success only, against its documentation.
         for event in (job.then, job.failure):
             event(handler, current, settled, **PAGE)
+        # The time that a grid takes is told by the newest picture.
+        job.then(handlers.size, [*form], size, **PAGE)
 
     begin(
         [buttons.start.click, form.prompt.submit],
