@@ -80,16 +80,16 @@ def _snippet(info: AdapterInfo, hub_id: str) -> list[str]:
     if info.method not in SPARSE:
         where = f'"{hub_id}", weight_name="{FILE}"' if hub_id else f'"{_local(info)}"'
         return [f"pipe.load_lora_weights({where})"]
-    fetching = [
-        "from huggingface_hub import hf_hub_download",
-        f'file = hf_hub_download("{hub_id}", "{FILE}")',
-    ]
-    file = "file" if hub_id else f'"{_local(info)}"'
+    if hub_id:
+        return [
+            "from shira_diffusion.pipeline import load_adapters",
+            f'switcher = load_adapters(pipe, "{hub_id}", strength=1.0)',
+            "switcher.clear()  # the base again, bit for bit",
+        ]
     return [
-        *(fetching if hub_id else []),
         "from shira_diffusion import Adapter, AdapterSwitcher",
         "switcher = AdapterSwitcher(pipe)",
-        f'switcher.add("{info.name}", Adapter.load({file}))',
+        f'switcher.add("{info.name}", Adapter.load("{_local(info)}"))',
         f'switcher.set({{"{info.name}": 1.0}})',
     ]
 

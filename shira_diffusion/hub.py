@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from shira_diffusion import cards, formats, modelspec
 from shira_diffusion.adapter import AdapterInfo
 from shira_diffusion.errors import SettingError, ShiraError
 from shira_diffusion.formats import container
+from shira_diffusion.formats.names import COMPONENTS
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PROMPT = re.compile(r"^- (.+)$", re.MULTILINE)
@@ -33,13 +35,12 @@ class Package:
     card: str
     thumbnail: bytes | None
 
-    def write(self, folder: Path) -> list[str]:
-        """Lay it out in `folder` as the repository has it; returns the names."""
+    def write(self, folder: Path) -> None:
+        """Lay it out in `folder` as the repository has it."""
         shutil.copyfile(self.file, folder / cards.FILE)
         (folder / "README.md").write_text(self.card, encoding="utf-8")
         if self.thumbnail is not None:
             (folder / "thumbnail.png").write_bytes(self.thumbnail)
-        return sorted(path.name for path in folder.iterdir())
 
 
 def pack(path: Path, repo_id: str) -> Package:
@@ -48,7 +49,7 @@ def pack(path: Path, repo_id: str) -> Package:
     A card and a thumbnail that lie beside it are used, the card with the hub's header and way of
     loading. Raises `FormatError` for a broken file and `SettingError` for an impossible `repo_id`.
     """
-    if not _REPOSITORY.fullmatch(repo_id):
+    if not is_repository(repo_id):
         raise SettingError(f"{repo_id!r} is no repository on the hub; name it 'user/adapter'")
     file = path / cards.FILE if path.is_dir() else path
     info = formats.load(file).info
@@ -65,20 +66,33 @@ def pack(path: Path, repo_id: str) -> Package:
     return Package(file, f"---\n{header}\n---\n\n{body}", thumbnail)
 
 
+def is_repository(name: str) -> bool:
+    """Whether a name can be a repository's: `user/name`."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def fetch_base(repo_id: str) -> Path:
+    """The weights of a base on the hub, from the cache or downloaded; raises `ShiraError`."""
+    wanted = [f"{part}/*.safetensors" for part in COMPONENTS]
+    with _translated(repo_id):
+        return Path(_client().snapshot_download(repo_id, allow_patterns=["*.json", *wanted]))
+
+
 def push(package: Package, repo_id: str, *, private: bool = False, api: Any = None) -> str:
     """Upload a package in one commit, making the repository where there is none; returns its URL.
 
     `api` is a `huggingface_hub.HfApi`, by default one with the token of `hf auth login`. Raises
     `ShiraError` where the hub refuses or cannot be reached.
     """
-    with _translated(repo_id), tempfile.TemporaryDirectory() as folder:
-        client = api or _client().HfApi(library_name="shira_diffusion")
+    with tempfile.TemporaryDirectory() as folder:
         package.write(Path(folder))
-        client.create_repo(repo_id, private=private, exist_ok=True)
-        commit = client.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Upload adapter"
-        )
-        return str(commit.repo_url)
+        with _translated(repo_id):
+            client = api or _client().HfApi(library_name="shira_diffusion")
+            client.create_repo(repo_id, private=private, exist_ok=True)
+            commit = client.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message="Upload adapter"
+            )
+            return str(commit.repo_url)
 
 
 def _picture(file: Path, folder: Path | None) -> bytes | None:
@@ -98,7 +112,7 @@ def _header(info: AdapterInfo, prompt: str) -> str:
     known = _LICENSES.fullmatch(license_id) is not None
     picture = {"text": prompt, "output": {"url": "thumbnail.png"}}
     # Names of folders on somebody's machine mean nothing to the hub.
-    base = info.base_model if _REPOSITORY.fullmatch(info.base_model) else None
+    base = info.base_model if is_repository(info.base_model) else None
     data = _client().ModelCardData(
         library_name="shira_diffusion" if sparse else "diffusers",
         pipeline_tag="text-to-image",
@@ -126,22 +140,20 @@ def _client() -> Any:
 
 @contextmanager
 def _translated(repo_id: str) -> Iterator[None]:
-    """The client's errors, and its network's, as ours."""
-    client = _client()
-    import httpx
-
-    refusals = (client.errors.HfHubHTTPError, client.errors.HFValidationError)
-    unreachable = (httpx.HTTPError, client.errors.OfflineModeIsEnabled)
+    """The errors of the hub's client, and of the network under it, as ours."""
+    _client()
+    errors = importlib.import_module("huggingface_hub.errors")
     try:
         yield
-    except client.errors.LocalTokenNotFoundError as error:
+    except errors.LocalTokenNotFoundError as error:
         raise ShiraError(f"{repo_id}: nobody is logged in; run `hf auth login`") from error
-    except refusals as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise ShiraError(
-            f"{repo_id}: the hub refuses it ({error}); check the name, and that the token of "
-            "`hf auth login` may write there"
+            f"{repo_id}: the hub refuses it ({error}); check the name, and the token of "
+            "`hf auth login`"
         ) from error
-    except unreachable as error:
+    except Exception as error:
+        # Which network library is under the client changes with its versions.
         raise ShiraError(
             f"{repo_id}: the hub cannot be reached ({error}); check the network and HF_ENDPOINT, "
             "and that HF_HUB_OFFLINE is not set"

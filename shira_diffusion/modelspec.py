@@ -67,15 +67,18 @@ def modelspec(info: AdapterInfo) -> dict[str, str]:
     return {f"modelspec.{key}": value for key, value in spec.items() if value}
 
 
-def kohya(info: AdapterInfo, *, rank: int, alpha: float) -> dict[str, str]:
-    """The `ss_` keys of a LoRA file, by which A1111 and Forge tell SDXL and list trigger words."""
+def kohya(info: AdapterInfo, *, rank: int | None = None) -> dict[str, str]:
+    """The `ss_` keys by which A1111 and Forge tell SDXL and list trigger words.
+
+    `rank` is that of a LoRA file, whose alpha is then the same; dense changes have none.
+    """
     base = _KOHYA_BASES.get(info.architecture, "")
     known = {
         "ss_base_model_version": base,
         "ss_sd_model_name": info.base_model,
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": f"{alpha:g}",
+        "ss_network_dim": str(rank or ""),
+        "ss_network_alpha": str(rank or ""),
         "ss_output_name": info.name,
         "ss_tag_frequency": _tag_frequency(info),
         **{key: info.training.get(ours, "") for ours, key in _KOHYA_SETTINGS.items()},
@@ -109,7 +112,7 @@ def picture(metadata: Mapping[str, str]) -> bytes | None:
     if not head.startswith("data:image/"):
         return None
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True) or None
     except ValueError:
         return None
 

@@ -11,7 +11,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
-from shira_diffusion.adapter import Adapter
+from shira_diffusion.adapter import Adapter, Delta
 from shira_diffusion.delta import SparseDelta
 
 # Half decades from 1e-10 to 1e6: what fp16 can hold at all lies between 6e-8 and 65504.
@@ -49,14 +49,26 @@ class Part:
         return math.sqrt(self.squares / self.entries) if self.entries else 0.0
 
 
-def layers(adapter: Adapter) -> list[Part]:
-    """One part for each weight, in the adapter's order."""
-    return [_part(name, delta) for name, delta in adapter.deltas.items()]
+def layers(adapter: Adapter, read: Callable[[str], Tensor] | None = None) -> list[Part]:
+    """One part for each weight, in the adapter's order; one is dense in memory at a time.
+
+    `read` gets the base's weight of a name, which a DoRA's change depends on; `DeltaError` for one
+    without it.
+    """
+    return [
+        _part(name, delta, changes(delta, None if read is None else read(name)))
+        for name, delta in adapter.deltas.items()
+    ]
+
+
+def changes(delta: Delta, base: Tensor | None = None) -> Tensor:
+    """The change of the entries that change, in fp32: (nnz,) or of the weight's shape."""
+    return delta.values.float() if isinstance(delta, SparseDelta) else delta.change(base)
 
 
 def blocks(parts: Sequence[Part]) -> list[Part]:
     """The parts of `layers` joined by the block of the model that they stand in."""
-    named = sorted(((_block(part.name), part) for part in parts), key=lambda pair: pair[0])
+    named = sorted(((block(part.name), part) for part in parts), key=lambda pair: pair[0])
     grouped = itertools.groupby(named, key=lambda pair: pair[0])
     return [joined(name, [part for _, part in group]) for name, group in grouped]
 
@@ -80,8 +92,8 @@ def joined(name: str, parts: Sequence[Part]) -> Part:
     )
 
 
-def _part(name: str, delta: SparseDelta) -> Part:
-    sizes = delta.values.detach().float().abs()
+def _part(name: str, delta: Delta, change: Tensor) -> Part:
+    sizes = change.detach().flatten().abs()
     nonzero = sizes[sizes > 0]
     return Part(
         name=name,
@@ -101,7 +113,8 @@ def _counts(sizes: Tensor) -> tuple[int, ...]:
     return tuple(int(count) for count in torch.bincount(where, minlength=len(EDGES) + 1))
 
 
-def _block(name: str) -> str:
+def block(name: str) -> str:
+    """The block of the model that a weight stands in."""
     path = name.split(".")
     # `mid_block` has no number, unlike its neighbours.
     deep = _DEEPEST - 1 if len(path) > 1 and path[1] == "mid_block" else _DEEPEST

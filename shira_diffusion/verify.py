@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shira_diffusion.adapter import Adapter
-from shira_diffusion.components import Weights
-from shira_diffusion.delta import bounds
-from shira_diffusion.errors import MismatchError, nearest
-from shira_diffusion.fingerprint import fingerprint
+from torch import Tensor
+
+from shira_diffusion import summary
+from shira_diffusion.adapter import Adapter, Delta
+from shira_diffusion.delta import SparseDelta, bounds
+from shira_diffusion.errors import nearest
+from shira_diffusion.formats.checkpoint import Checkpoint
+from shira_diffusion.lowrank import DoraDelta
 
 # Training moves a weight by a part of its size. A change of ten times the largest weight is not
 # something that was learned.
@@ -31,7 +34,7 @@ class Finding:
 
 def examine(adapter: Adapter) -> list[Finding]:
     """What can be said without a base. Shapes, bounds, order and finiteness hold in any adapter."""
-    changed = sum(bool(delta.values.count_nonzero()) for delta in adapter.deltas.values())
+    changed = any(_changes_anything(delta) for delta in adapter.deltas.values())
     found = [
         Finding(
             f"{len(adapter.deltas)} weights, {adapter.nnz:,} entries: all finite, all within the "
@@ -39,9 +42,8 @@ def examine(adapter: Adapter) -> list[Finding]:
         )
     ]
     if not changed:
-        found.append(
-            Finding("it changes nothing: all values are 0", "train it, or take another file", True)
-        )
+        remedy = "train it, or take another file"
+        found.append(Finding("it changes nothing: all values are 0", remedy, wrong=True))
     if not adapter.info.base_fingerprint:
         found.append(
             Finding(
@@ -52,69 +54,59 @@ def examine(adapter: Adapter) -> list[Finding]:
     return found
 
 
-def compare(adapter: Adapter, target: object) -> list[Finding]:
-    """What speaks for and against using `adapter` on `target`, a pipeline or its modules.
+def _changes_anything(delta: Delta) -> bool:
+    """Whether a change is not all zeros; a LoRA starts with one factor of zeros."""
+    if isinstance(delta, SparseDelta):
+        return bool(delta.values.any())
+    return isinstance(delta, DoraDelta) or bool(delta.up.any() and delta.down.any())
 
-    Raises `MismatchError` for a target without modules.
-    """
-    weights = Weights(target)
-    found, fitting = _names(adapter, weights)
-    shapes, fitting = _shapes(adapter, weights, fitting)
-    found += shapes
-    found += _bases(adapter, weights)
+
+def compare(adapter: Adapter, base: Checkpoint, marks: Mapping[str, str]) -> list[Finding]:
+    """What speaks for and against using `adapter` on `base`, whose fingerprints are `marks`."""
+    here = [name for name in adapter.deltas if name in base.places]
+    fitting = [name for name in here if base.shape(name) == adapter.deltas[name].shape]
+    found = [_names(adapter, base, here)]
+    if here:
+        found.append(_shapes(adapter, base, here, fitting))
+    found += _bases(adapter, marks)
     if fitting:
-        found += _sizes(adapter, weights, fitting)
+        found.append(_sizes(adapter, base, fitting))
     return found
 
 
-def _names(adapter: Adapter, weights: Weights) -> tuple[list[Finding], dict[str, str]]:
-    """Findings, and the slot of every weight that the model has, by name."""
-    slots: dict[str, str] = {}
-    missing: list[str] = []
-    for name in adapter.deltas:
-        try:
-            slots[name] = weights.slot(name)
-        except MismatchError:
-            missing.append(name)
+def _names(adapter: Adapter, base: Checkpoint, here: Collection[str]) -> Finding:
+    missing = [name for name in adapter.deltas if name not in here]
     if not missing:
-        return [Finding("the base has every weight that it changes")], slots
-    known = [f"{part}.{name}" if part else name for part, name in _parameters(weights)]
-    guess = nearest(missing[0], known)
-    return [
-        Finding(
-            f"the base lacks {len(missing)} of the {len(adapter.deltas)} weights that it changes: "
-            f"{_some(missing)} ({guess})",
-            f"it was made for another architecture{_made_for(adapter)}",
-            wrong=True,
-        )
-    ], slots
+        return Finding("the base has every weight that it changes")
+    return Finding(
+        f"the base lacks {len(missing)} of the {len(adapter.deltas)} weights that it changes: "
+        f"{_some(missing)} ({nearest(missing[0], list(base))})",
+        f"it was made for another architecture{_made_for(adapter)}",
+        wrong=True,
+    )
 
 
 def _shapes(
-    adapter: Adapter, weights: Weights, slots: Mapping[str, str]
-) -> tuple[list[Finding], dict[str, str]]:
-    fitting: dict[str, str] = {}
-    wrong = []
-    for name, slot in slots.items():
-        shape = tuple(weights.live(slot).shape)
-        if shape == adapter.deltas[name].shape:
-            fitting[name] = slot
-        else:
-            wrong.append(f"{name} is {adapter.deltas[name].shape} here and {shape} in the base")
-    if wrong:
-        remedy = f"it was made for a base of another size{_made_for(adapter)}"
-        return [Finding(f"{len(wrong)} shapes differ: {_some(wrong)}", remedy, True)], fitting
-    return ([Finding("all shapes are those of the base")] if fitting else []), fitting
+    adapter: Adapter, base: Checkpoint, here: Sequence[str], fitting: Collection[str]
+) -> Finding:
+    wrong = [
+        f"{name} is {adapter.deltas[name].shape} here and {base.shape(name)} in the base"
+        for name in here
+        if name not in fitting
+    ]
+    if not wrong:
+        return Finding("all shapes are those of the base")
+    remedy = f"it was made for a base of another size{_made_for(adapter)}"
+    return Finding(f"{len(wrong)} shapes differ: {_some(wrong)}", remedy, wrong=True)
 
 
-def _bases(adapter: Adapter, weights: Weights) -> Iterator[Finding]:
+def _bases(adapter: Adapter, marks: Mapping[str, str]) -> Iterator[Finding]:
     for component, mark in adapter.info.base_fingerprint.items():
-        module = weights.modules.get(component)
-        here = fingerprint(module) if module is not None else ""
+        here = marks.get(component, "")
         if here == mark:
             yield Finding(f"{component}: the very base that it was made for ({mark[:12]})")
             continue
-        state = f"this one has {here[:12]}" if here else "this one has no such part"
+        state = f"this one is {here[:12]}" if here else "this one has no such part"
         yield Finding(
             f"{component}: it was made for the base {mark[:12]}, {state}",
             f"use the base that it was made for{_made_for(adapter)}; if this one is close to it "
@@ -123,34 +115,31 @@ def _bases(adapter: Adapter, weights: Weights) -> Iterator[Finding]:
         )
 
 
-def _sizes(adapter: Adapter, weights: Weights, slots: Mapping[str, str]) -> Iterator[Finding]:
+def _sizes(adapter: Adapter, base: Checkpoint, fitting: Sequence[str]) -> Finding:
     def factor(name: str) -> float:
-        of_weight = _largest(bounds(weights.live(slots[name])))
-        return _largest(bounds(adapter.deltas[name].values)) / of_weight if of_weight else 0.0
+        weight = base.read(name)
+        of_weight = _largest(weight)
+        change = summary.changes(adapter.deltas[name], weight)
+        return _largest(change) / of_weight if of_weight else 0.0
 
-    factors = {name: factor(name) for name in slots}
+    factors = {name: factor(name) for name in fitting}
     worst = max(factors, key=factors.__getitem__)
     what = f"the largest change is {factors[worst]:.3g} times the largest entry of its weight"
-    if factors[worst] > _TOO_LARGE:
-        yield Finding(f"{what} ({worst})", "its training diverged; use an earlier checkpoint", True)
-    else:
-        yield Finding(what)
+    # NaN, which a DoRA's norm can give, is larger than anything here.
+    if not factors[worst] <= _TOO_LARGE:
+        remedy = "its training diverged; use an earlier checkpoint"
+        return Finding(f"{what} ({worst})", remedy, wrong=True)
+    return Finding(what)
 
 
-def _largest(ends: tuple[float, float]) -> float:
-    return max(abs(end) for end in ends)
-
-
-def _parameters(weights: Weights) -> Iterator[tuple[str, str]]:
-    for component, module in weights.modules.items():
-        for name, _ in module.named_parameters():
-            yield component, name
+def _largest(tensor: Tensor) -> float:
+    return max(abs(end) for end in bounds(tensor))
 
 
 def _made_for(adapter: Adapter) -> str:
     return f" ({adapter.info.base_model})" if adapter.info.base_model else ""
 
 
-def _some(items: list[str]) -> str:
+def _some(items: Sequence[str]) -> str:
     rest = len(items) - _SHOWN
     return ", ".join(items[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -115,10 +115,10 @@ def _patches(
     """A patch for each weight by ComfyUI's name of it; `ValueError` if the model is another one."""
     patches = {}
     for name, change in changes.items():
-        # For models that join layers, the table has a part of a weight: not for SDXL's or SD 1's.
+        # For models that join layers, the table has a part of a weight: not for SDXL's.
         key = keys.get(_lora_key(name))
         found = tuple(weights[key].shape) if isinstance(key, str) and key in weights else None
-        if found != change.shape:
+        if not isinstance(key, str) or found != change.shape:
             state = "lacks it" if found is None else f"has it as {found}"
             raise ValueError(
                 f"The adapter {adapter.name!r} does not fit this model: it changes {name} "

@@ -11,15 +11,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from shira_diffusion.cli import inspect, push, tag, verify
+from shira_diffusion.cli import bake, bench, convert, extract, fuse, inspect, push, tag, verify
 from shira_diffusion.cli.command import FOUND_WRONG, INTERRUPTED, USAGE, Command, Outcome
 from shira_diffusion.errors import SettingError, ShiraError
 
 COMMANDS: tuple[Command, ...] = (
     inspect.COMMAND,
     verify.COMMAND,
+    convert.COMMAND,
+    fuse.COMMAND,
+    extract.COMMAND,
+    bake.COMMAND,
     tag.COMMAND,
     push.COMMAND,
+    bench.COMMAND,
 )
 _EXIT_CODES = """exit codes:
   0  done, and nothing is wrong
@@ -31,7 +36,7 @@ _EXIT_CODES = """exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     _speak_any_language()
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     command: Command = options.command
     try:
         with _stopping_cleanly():
@@ -95,14 +100,15 @@ def _stopping_cleanly() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    whole = argparse.ArgumentParser(
         prog="shira",
         description="Look at sparse adapters, check, convert, fuse and publish them.",
         epilog=f"`shira COMMAND --help` explains a command with examples.\n\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    parsers = whole.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         one = parsers.add_parser(
             command.name,
@@ -114,4 +120,4 @@ def _parser() -> argparse.ArgumentParser:
         command.arguments(one)
         one.add_argument("--json", action="store_true", help="print the result as JSON")
         one.set_defaults(command=command)
-    return parser
+    return whole

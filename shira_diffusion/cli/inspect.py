@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shira_diffusion import metrics, summary
-from shira_diffusion.adapter import Adapter, AdapterInfo
-from shira_diffusion.cli import layout
+from shira_diffusion.adapter import Adapter, AdapterInfo, Delta
+from shira_diffusion.cli import layout, sources
 from shira_diffusion.cli.command import Command, Outcome
+from shira_diffusion.delta import SparseDelta
 from shira_diffusion.summary import Part
 
 
@@ -27,18 +28,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="other adapters: how many entries both change, and how much they interfere",
     )
+    sources.add_base(parser, "needed for a DoRA, whose change depends on it")
     parser.add_argument("--layers", action="store_true", help="a row for every weight")
 
 
 def run(options: argparse.Namespace) -> Outcome:
     """Read the file, and describe it."""
-    adapter = Adapter.load(options.file)
-    layers = summary.layers(adapter)
+    base = sources.checkpoint(options.base) if options.base else None
+    adapter = sources.adapter(options.file, base)
+    layers = summary.layers(adapter, base.read if base else None)
     whole = summary.joined("all", layers)
-    overlaps = {str(other): _overlap(adapter, Adapter.load(other)) for other in options.others}
+    overlaps = {
+        str(other): _overlap(adapter, sources.adapter(other, base)) for other in options.others
+    }
     rows = layers if options.layers else summary.blocks(layers)
+    size = layout.bytes_of(options.file, "*.safetensors")
     parts = [
-        f"{options.file}: {_kind(adapter.info)}, {layout.size(_bytes(options.file))}",
+        f"{options.file}: {_kind(adapter.info)}, {layout.size(size)}",
         layout.pairs(_about(adapter.info)),
         f"What it changes, {_dtypes(adapter)}",
         _rows([*rows, whole]),
@@ -48,7 +54,7 @@ def run(options: argparse.Namespace) -> Outcome:
     ]
     facts = {
         "file": str(options.file),
-        "bytes": _bytes(options.file),
+        "bytes": size,
         "info": _plain(adapter.info),
         "total": _facts(whole),
         "histogram": histogram(whole),
@@ -68,11 +74,6 @@ def histogram(part: Part) -> dict[str, int]:
     if not filled:
         return {}
     return {labels[at]: part.counts[at] for at in range(filled[0], filled[-1] + 1)}
-
-
-def _bytes(path: Path) -> int:
-    files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
 
 
 def _kind(info: AdapterInfo) -> str:
@@ -96,8 +97,14 @@ def _about(info: AdapterInfo) -> dict[str, str]:
 
 
 def _dtypes(adapter: Adapter) -> str:
-    names = {str(delta.values.dtype).removeprefix("torch.") for delta in adapter.deltas.values()}
-    return f"values in {' and '.join(sorted(names))}" if names else "nothing at all"
+    names = {_stored_as(delta) for delta in adapter.deltas.values()}
+    return " and ".join(sorted(names)) or "nothing at all"
+
+
+def _stored_as(delta: Delta) -> str:
+    if isinstance(delta, SparseDelta):
+        return f"values in {str(delta.values.dtype).removeprefix('torch.')}"
+    return f"factors of rank {delta.rank} in {str(delta.up.dtype).removeprefix('torch.')}"
 
 
 def _rows(parts: Sequence[Part]) -> str:

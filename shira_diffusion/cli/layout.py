@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
@@ -14,6 +15,12 @@ def size(count: float) -> str:
         count /= 1000
         unit += 1
     return f"{count:.3g} {_UNITS[unit]}"
+
+
+def bytes_of(path: Path, pattern: str = "*") -> int:
+    """The size of a file, or of those files in a folder that `pattern` fits."""
+    files = path.rglob(pattern) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def percent(share: float) -> str:

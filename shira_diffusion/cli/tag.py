@@ -6,13 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from shira_diffusion import modelspec, verify
-from shira_diffusion.adapter import Adapter
-from shira_diffusion.cli import base
+from shira_diffusion import cards, modelspec, verify
+from shira_diffusion.cli import sources
 from shira_diffusion.cli.command import Command, Outcome
-from shira_diffusion.components import component_modules
 from shira_diffusion.errors import MismatchError, SettingError
-from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.relabel import relabel
 
 _TEXTS = ("name", "title", "description", "author", "license", "date")
@@ -20,7 +17,7 @@ _TEXTS = ("name", "title", "description", "author", "license", "date")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="an adapter: SHiRA or LoRA")
+    parser.add_argument("file", type=Path, metavar="FILE", help="an adapter or its folder")
     for key in _TEXTS:
         parser.add_argument(f"--{key}", metavar="TEXT", help=f"its {key}")
     parser.add_argument(
@@ -32,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tag", dest="tags", action="append", metavar="TAG", help="likewise a tag")
     parser.add_argument("--thumbnail", type=Path, metavar="IMAGE", help="PNG, JPEG or WebP")
-    base.add(parser, required=False, purpose="declare the adapter fit for this base")
+    sources.add_base(parser, "declare the adapter fit for this base")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write here instead of changing FILE"
     )
@@ -47,11 +44,12 @@ def run(options: argparse.Namespace) -> Outcome:
     }
     if not (asked or options.thumbnail or options.base):
         raise SettingError("there is nothing to change; see `shira tag --help`")
+    file = options.file / cards.FILE if options.file.is_dir() else options.file
     extra = modelspec.thumbnail(options.thumbnail) if options.thumbnail else {}
     if options.base:
-        asked |= _fit_for(options.file, options.base)
-    target = options.output or options.file
-    info = relabel(options.file, target, asked, extra)
+        asked |= _fit_for(file, options.base)
+    target = options.output or file
+    info = relabel(file, target, asked, extra)
     changed = ", ".join([*asked, *(["thumbnail"] if extra else [])])
     facts = {"file": str(target), "name": info.name, "changed": [*asked, *extra]}
     return Outcome(f"{target}: wrote {changed}", facts)
@@ -59,10 +57,10 @@ def run(options: argparse.Namespace) -> Outcome:
 
 def _fit_for(file: Path, source: str) -> dict[str, Any]:
     """Name and fingerprints of a base, if the adapter fits it by names, shapes and sizes."""
-    adapter, target = Adapter.load(file), base.load(source)
-    marks = {part: fingerprint(module) for part, module in component_modules(target).items()}
-    declared = adapter.for_base(marks)
-    wrong = [one.what for one in verify.compare(declared, target) if one.wrong]
+    base = sources.checkpoint(source)
+    marks = base.fingerprints()
+    declared = sources.adapter(file, base).for_base(marks)
+    wrong = [one.what for one in verify.compare(declared, base, marks) if one.wrong]
     if wrong:
         raise MismatchError(f"{file}: it does not fit {source}: {'; '.join(wrong)}")
     path = Path(source)

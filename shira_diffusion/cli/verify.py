@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from shira_diffusion import verify
-from shira_diffusion.adapter import Adapter
-from shira_diffusion.cli import base
+from shira_diffusion.cli import sources
 from shira_diffusion.cli.command import FOUND_WRONG, Command, Outcome
 from shira_diffusion.errors import FormatError
+from shira_diffusion.formats.checkpoint import Checkpoint
 from shira_diffusion.verify import Finding
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="adapters to check")
-    base.add(parser, required=False, purpose="the base that they must fit")
+    sources.add_base(parser, "the base that they must fit")
 
 
 def run(options: argparse.Namespace) -> Outcome:
     """Check every file, whatever is wrong with the others."""
-    target = base.load(options.base) if options.base else None
-    found = {str(file): check(file, target) for file in options.files}
-    wrong = sum(any(one.wrong for one in findings) for findings in found.values())
+    base = sources.checkpoint(options.base) if options.base else None
+    marks = base.fingerprints() if base else {}
+    found = {str(file): check(file, base, marks) for file in options.files}
+    wrong = {file for file, findings in found.items() if any(one.wrong for one in findings)}
     text = "\n\n".join(_report(file, findings) for file, findings in found.items())
     facts = {
         file: {
-            "ok": not any(one.wrong for one in findings),
+            "ok": file not in wrong,
             "findings": [dataclasses.asdict(one) for one in findings],
         }
         for file, findings in found.items()
@@ -38,15 +38,15 @@ def run(options: argparse.Namespace) -> Outcome:
     return Outcome(text, facts, FOUND_WRONG if wrong else 0)
 
 
-def check(file: Path, target: Any) -> list[Finding]:
-    """Everything that is found about one file, on `target` where there is one."""
+def check(file: Path, base: Checkpoint | None, marks: Mapping[str, str]) -> list[Finding]:
+    """Everything that is found about one file, on `base` with its fingerprints if it is given."""
     try:
-        adapter = Adapter.load(file)
+        adapter = sources.adapter(file, base)
     except FormatError as error:
         what = str(error).removeprefix(f"{file}: ")
         return [Finding(what, wrong=True)]
     findings = verify.examine(adapter)
-    return findings if target is None else [*findings, *verify.compare(adapter, target)]
+    return findings if base is None else [*findings, *verify.compare(adapter, base, marks)]
 
 
 def _report(file: str, findings: Sequence[Finding]) -> str:
@@ -63,8 +63,9 @@ def _report(file: str, findings: Sequence[Finding]) -> str:
 COMMAND = Command(
     name="verify",
     summary="check that adapters are whole and fit a base",
-    description="Read adapter files to the last byte (checksum, sizes, order, bounds, finite\n"
-    "values) and, with --base, compare them with it: names, shapes, fingerprint, size of changes.",
+    description="Read adapter files to the last byte (checksum, sizes, order, bounds,\n"
+    "finite values) and, with --base, compare them with it: names, shapes, fingerprint,\n"
+    "size of the changes.",
     examples="""  shira verify adapters/robot/adapter.safetensors
   shira verify robot.safetensors --base models/emoji-xl
   shira verify adapters/*/adapter.safetensors --base stabilityai/stable-diffusion-xl-base-1.0
