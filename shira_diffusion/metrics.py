@@ -113,14 +113,18 @@ def _by_weight(
 
 
 def _pairs(a: Adapter, b: Adapter) -> Iterator[tuple[str, SparseDelta | None, SparseDelta | None]]:
+    """Every weight that either touches, in order of name, with both changes if both do."""
     for name in sorted(a.deltas.keys() | b.deltas.keys()):
         first, second = a.deltas.get(name), b.deltas.get(name)
-        if first is not None and second is not None and first.shape != second.shape:
+        if first is None or second is None:
+            yield name, None, None
+            continue
+        if first.shape != second.shape:
             raise MismatchError(
                 f"the weight {name!r} is {first.shape} in one adapter and {second.shape} in the "
                 "other; they belong to different models"
             )
-        yield name, first.entries() if first else None, second.entries() if second else None
+        yield name, first.entries(), second.entries()
 
 
 def _mean(results: list[float], *, empty: float) -> float:

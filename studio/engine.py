@@ -30,6 +30,8 @@ HOST_BYTES = 4 * 2**30
 """How much memory loaded adapters may hold; the least recently used beyond that go to disk."""
 DEVICE_BYTES = 2 * 2**30
 """The same for their copies on an accelerator."""
+AHEAD_BYTES = 2**30
+"""How much of the library (bytes on disk) is loaded before anybody asks."""
 
 log = logging.getLogger(__name__)
 
@@ -127,13 +129,22 @@ class Engine:
                 self._loaded.bring(entries)
                 # In and out once: what it takes to switch to a set of adapters is kept. Four steps
                 # show every set that a timing has, but for those of many that take turns.
-                for step in range(4):
+                for step in range(4 if timing else 1):
                     with self._switcher.using(schedule(known, timing)(step, 4)):
                         pass
             except ShiraError as error:
                 log.info("not prepared: %s", error)
             finally:
                 self._lock.release()
+
+    def load_ahead(self) -> None:
+        """Load the library's first adapters, so that their first use is no slower than the next."""
+        held = 0
+        for entry in self.library.usable:
+            held += entry.stamp.size
+            if held > AHEAD_BYTES:
+                return
+            self.prepare({entry.name: 1.0}, {})
 
     def remarks(self, recipe: Recipe) -> tuple[str, ...]:
         """What its author should know of the prompt of `recipe`: cut short, unknown words."""

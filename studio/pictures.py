@@ -50,16 +50,20 @@ class PictureStore:
 
     def record(self, name: str) -> Record:
         """The settings of a picture."""
-        path = self.path(name)
-        try:
-            with Image.open(path) as image:
-                image.load()  # text may follow the pixels
-                text = image.info.get(RECORD_KEY)
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-            raise PictureError(f"The picture {name} cannot be read: {error}") from error
-        if not isinstance(text, str):
-            raise PictureError(f"The picture {name} carries no settings of this studio.")
-        return from_json(text)
+        return read_record(self.path(name))
+
+
+def read_record(path: Path) -> Record:
+    """The settings that a PNG carries; raises `PictureError` if there are none to be read."""
+    try:
+        with Image.open(path) as image:
+            image.load()  # text may follow the pixels
+            text = image.info.get(RECORD_KEY)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise PictureError(f"The picture {path.stem} cannot be read: {error}") from error
+    if not isinstance(text, str):
+        raise PictureError(f"The picture {path.stem} carries no settings of this studio.")
+    return from_json(text)
 
 
 def is_name(name: str) -> bool:

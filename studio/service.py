@@ -1,5 +1,6 @@
 """The studio as a whole, without a page: what `app.py` builds and the tabs call."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -71,6 +72,7 @@ def open_studio(
     except BaseException:
         jobs.close()
         raise
+    threading.Thread(target=engine.load_ahead, name="studio-load-ahead", daemon=True).start()
     store, grids = PictureStore(pictures), GridStore(comparisons)
     runners: dict[str, Runner] = {
         making.KIND: making.PictureRunner(engine, store),

@@ -1,5 +1,6 @@
 """The studio as programs and the command line meet it: endpoints, files, errors."""
 
+import asyncio
 import os
 import sys
 import time
@@ -14,6 +15,8 @@ import pytest
 import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 from studio_toys import HOSTILE, SIDE, free_port, make_studio, recipe
 
@@ -28,9 +31,9 @@ from studio.machine import Machine
 from studio.page import serve
 from studio.service import Studio
 from studio.tabs import fragments, stage
-from studio.tabs.compare import adapter_choices, proposed_pair
 from studio.tabs.controls import with_word
 from studio.tabs.generating import GenerateHandlers
+from studio.tabs.pairs import adapter_choices, proposed_pair
 
 ROOT = Path(__file__).parent.parent
 JOB = Job(1, "a", "generate", "", {}, State.QUEUED, 0.0)
@@ -294,6 +297,28 @@ def test_a_login_is_asked_for_everywhere(studio: Studio) -> None:
         assert httpx.post(page.local_url + "login", data=wrong).status_code == 400
     finally:
         page.close(verbose=False)
+
+
+def test_an_mcp_client_finds_and_calls_the_endpoints(studio: Studio) -> None:
+    page = serve(studio, Door(port=free_port(), mcp=True))
+
+    async def use() -> tuple[set[str], str]:
+        address = f"{page.local_url}gradio_api/mcp/"
+        async with (
+            streamablehttp_client(address) as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name for tool in (await session.list_tools()).tools}
+            listed = await session.call_tool("adapters", {})
+            return tools, listed.content[0].text
+
+    try:
+        tools, listed = asyncio.run(use())
+    finally:
+        page.close(verbose=False)
+    assert tools == {"generate", "compare", "adapters", "jobs", "cancel"}
+    assert "ink style" in listed
 
 
 def test_options_for_a_gpu_are_refused_on_the_cpu() -> None:

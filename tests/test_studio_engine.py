@@ -195,6 +195,19 @@ def test_preparing_changes_nothing_and_waits_for_nobody(engine: Engine) -> None:
     assert pixels(engine, mix={"ink": 1.0}) == expected
 
 
+def test_the_library_is_loaded_ahead_within_bounds(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights(engine)
+    monkeypatch.setattr(engine_module, "AHEAD_BYTES", 1)
+    engine.load_ahead()
+    assert engine._switcher.names == ()
+    monkeypatch.setattr(engine_module, "AHEAD_BYTES", 2**30)
+    engine.load_ahead()
+    assert set(engine._switcher.names) == {"ink", "ink-lora", "lonely", "robot", "robot-lora"}
+    assert_base(engine, before)
+
+
 def by_hand(engine: Engine, mixes: list[dict[str, float]]) -> bytes:
     """A picture made with the pipeline and the switcher alone, one mix after the other."""
     made = recipe(steps=len(mixes))

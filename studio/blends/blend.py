@@ -128,7 +128,7 @@ def blended(blend: Blend, adapters: Mapping[str, Adapter], *, name: str) -> Adap
         date=f"{datetime.now(UTC):%Y-%m-%d}",
         training={**made.info.training, "blend": blend.words},
     )
-    return Adapter({key: _narrow(delta) for key, delta in made.deltas.items()}, info)
+    return Adapter({key: _narrow(delta) for key, delta in made.entries.items()}, info)
 
 
 def _thinned(blend: Blend, adapter: Adapter, generator: torch.Generator) -> Adapter:

@@ -61,6 +61,8 @@ def block_of(weight: str) -> str:
     """The block that a weight belongs to, as "down 1.0", "mid", "text 2 · 11", else "other"."""
     if match := _UNET.match(weight):
         side, block, _, inner = match.groups()
+        if side == "mid":
+            return side
         return " ".join(filter(None, (side, ".".join(filter(None, (block, inner))))))
     if match := _TEXT.match(weight):
         number = 2 if match[1].endswith("_2") else 1

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,13 @@ class Spot:
 
     @cached_property
     def key(self) -> str:
-        """The name of its files: the same for equal recipes."""
-        text = json.dumps(asdict(self.recipe), sort_keys=True)
+        """The name of its files: the same for equal recipes, whatever settings come to be later."""
+        given = asdict(self.recipe)
+        for setting in fields(self.recipe):
+            made = setting.default_factory
+            if given[setting.name] == (setting.default if made is MISSING else made()):
+                del given[setting.name]
+        text = json.dumps(given, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

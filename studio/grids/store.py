@@ -31,7 +31,7 @@ class GridStore:
         return grids.open_grid(folder)
 
     def recent(self, kinds: tuple[str, ...], limit: int) -> list[tuple[str, Grid]]:
-        """The newest grids of these kinds with their ids, newest first; broken ones left out."""
+        """The newest grids of these kinds (none: of all), newest first, without broken ones."""
         names = (path.parent.name for path in self.folder.glob(f"*/{PLAN_FILE}"))
         found: list[tuple[str, Grid]] = []
         for name in sorted(filter(is_name, names), reverse=True):
@@ -41,6 +41,6 @@ class GridStore:
                 grid = self.open(name)
             except GridError:
                 continue
-            if grid.plan.kind in kinds:
+            if not kinds or grid.plan.kind in kinds:
                 found.append((name, grid))
         return found

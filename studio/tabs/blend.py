@@ -10,8 +10,9 @@ from studio.recipe import MAX_SEED, MAX_STRENGTH, MIN_STRENGTH
 from studio.service import Studio
 from studio.tabs import blendview, gridview
 from studio.tabs.blending import BESIDE, BlendHandlers, Form, Made, Try
-from studio.tabs.controls import PAGE, knobs, run_buttons
-from studio.tabs.grid_job import FOLLOW, Shown
+from studio.tabs.controls import FOLLOW, PAGE, knobs, run_buttons
+from studio.tabs.grid_job import Shown
+from studio.tabs.pairs import proposed_pair
 
 _MEETINGS = [
     ("Sum", Meeting.SUM),
@@ -42,7 +43,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
         gr.HTML('<h2 class="section">Keep it</h2>', apply_default_css=False)
         title, triggers = _keep(handlers, made, shown, form)
     job = start.click(handlers.blend, [measure, *form.flat], [*made], **_FUSE)
-    job.then(handlers.offer, form.names, [after, title, triggers], **PAGE)
+    job.then(handlers.offer, form.names, [after, measure, title, triggers], **PAGE)
     looks = [made.pairs, made.pair, measure]
     gr.on([made.pair.input, measure.input], handlers.heat, looks, made.heat, **PAGE)
     job.failure(str, outputs=made.progress, **PAGE)
@@ -50,27 +51,16 @@ def build(studio: Studio, tab: gr.Tab) -> None:
 
 
 def _form(handlers: BlendHandlers) -> Form:
+    first = [name for name in proposed_pair(handlers.studio.library) if name]
     with gr.Group():
         names = gr.Dropdown(
-            handlers.choices(), value=[], multiselect=True, max_choices=MAX_PARTS,
+            handlers.choices(), value=first, multiselect=True, max_choices=MAX_PARTS,
             label="Adapters", elem_id="blend-adapters",
             info=f"Two to {MAX_PARTS}; a LoRA changes every entry of its weights, and so does "
             "its blend.",
         )  # fmt: skip
-        strengths = tuple(
-            gr.Slider(
-                MIN_STRENGTH,
-                MAX_STRENGTH,
-                1,
-                step=0.05,
-                label="Strength",
-                visible=False,
-                buttons=[],
-                elem_id=f"blend-strength-{number}",
-            )
-            for number in range(1, MAX_PARTS + 1)
-        )
-    order = gr.State([])
+        strengths = tuple(_strength(handlers, first, number) for number in range(MAX_PARTS))
+    order = gr.State(first)
     names.change(
         handlers.place, [names, order, *strengths], [*strengths, order],
         trigger_mode="always_last", **PAGE,
@@ -104,6 +94,15 @@ def _form(handlers: BlendHandlers) -> Form:
     return Form(names, strengths, meeting, thinning, keep, result_keep, seed)
 
 
+def _strength(handlers: BlendHandlers, chosen: list[str], number: int) -> gr.Slider:
+    """The slider of the adapter that is chosen in this place, hidden where none is."""
+    label = handlers.title(chosen[number]) if number < len(chosen) else "Strength"
+    return gr.Slider(
+        MIN_STRENGTH, MAX_STRENGTH, 1, step=0.05, label=label, visible=number < len(chosen),
+        buttons=[], elem_id=f"blend-strength-{number + 1}",
+    )  # fmt: skip
+
+
 def _made() -> tuple[Made, gr.Radio]:
     progress = gr.HTML(apply_default_css=False, elem_id="blend-progress")
     outcome = gr.HTML(apply_default_css=False, elem_id="blend-outcome")
@@ -112,7 +111,7 @@ def _made() -> tuple[Made, gr.Radio]:
         pair = gr.Dropdown([], label="Pair", visible=False, elem_id="blend-pair")
         measure = gr.Radio(
             [*MEASURES], value=next(iter(MEASURES)), label="Where in the network they meet",
-            elem_id="blend-measure",
+            visible=False, elem_id="blend-measure",
         )  # fmt: skip
     heat = gr.HTML(apply_default_css=False, elem_id="blend-heat")
     made = Made(progress, outcome, report, pair, heat, gr.State(""), gr.State(()), gr.State({}))

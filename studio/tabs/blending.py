@@ -145,7 +145,8 @@ class BlendHandlers:
         titles = self._titles()
         title = " + ".join(titles.get(name, name) for name in names or [])
         words = ", ".join(self._triggers(names or []))
-        return gr.update(visible=True), gr.update(value=title), gr.update(value=words)
+        shown = gr.update(visible=True)
+        return shown, shown, gr.update(value=title), gr.update(value=words)
 
     async def attempt(
         self, draft: str, parts: dict[str, float], beside: str, *values: Any
@@ -211,6 +212,10 @@ class BlendHandlers:
     def choices(self) -> list[tuple[str, str]]:
         """Every adapter that works."""
         return [(entry.title, entry.name) for entry in self.studio.library.usable]
+
+    def title(self, name: str) -> str:
+        """What people call an adapter."""
+        return self._titles().get(name, name)
 
     def _read(self, form: Form) -> Blend:
         return Blend(

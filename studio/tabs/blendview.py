@@ -21,7 +21,7 @@ _MEANING = (
     "a side. AWOM and AWOR are the measures of the SHiRA paper (arXiv 2406.13175): what is left "
     "when one change is applied after the other, A′B; a low AWOM and a high AWOR mean little "
     "multiplicative interference. Low numbers are no promise: adapters that are strictly "
-    "orthogonal can still mix their concepts (arXiv 2510.03262). Look at the pictures below as well."
+    "orthogonal can still mix their concepts (arXiv 2510.03262). Look at the pictures as well."
 )
 
 

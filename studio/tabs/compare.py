@@ -11,8 +11,8 @@ from studio.service import Studio
 from studio.tabs import gridview
 from studio.tabs.axis_fields import AxisFields, axis_fields
 from studio.tabs.comparing import CROSSED, TWINS, CompareHandlers, Form
-from studio.tabs.controls import PAGE, RunButtons, knobs, run_buttons
-from studio.tabs.grid_job import FOLLOW, Shown
+from studio.tabs.controls import FOLLOW, PAGE, RunButtons, knobs, run_buttons
+from studio.tabs.grid_job import Shown
 from studio.tabs.pairs import adapter_choices, proposed_pair
 
 EXPLANATION = (
@@ -138,7 +138,9 @@ def _connect(
         handlers.start, [*form], [*place.shown, form.seed],
     )  # fmt: skip
     begin([place.resume.click], handlers.resume, [current], [*place.shown])
-    follow(place.earlier.input(handlers.open, place.earlier, [*place.shown], **FOLLOW))
-    opened = tab.select(handlers.settle, current, settled, **PAGE)
-    follow(opened.then(handlers.rejoin, current, [*place.shown], **FOLLOW))
+    chosen = place.earlier.input(str, place.earlier, current, **PAGE)
+    opened = tab.select(handlers.running, current, current, **PAGE)
+    for arrival in (chosen, opened):
+        ready = arrival.then(handlers.settle, current, settled, **PAGE)
+        follow(ready.then(handlers.follow, current, [*place.shown], **FOLLOW))
     buttons.stop.click(handlers.stop, current, **PAGE)

@@ -65,7 +65,7 @@ class CompareHandlers:
         words = f"{len(plan.rows)} × {len(plan.columns)} = {many} places"
         if plan.pictures != many:
             words += f", {plan.pictures} different pictures"
-        seconds = estimate.seconds(plan, self.studio.pictures)
+        seconds = estimate.seconds(plan, self.studio.pictures, self.studio.grids)
         if seconds is not None:
             words += f", about {gridview.duration(seconds)}"
         return gridview.size(words)
@@ -94,22 +94,27 @@ class CompareHandlers:
         except ShiraError as error:
             raise told(error) from error
 
-    async def open(self, name: str) -> AsyncIterator[Shown]:
-        """Show an earlier grid; one that is being filled is followed."""
+    def running(self, current: str) -> str:
+        """For a page that opens: the grid on it, else the one that is being filled."""
+        if current:
+            return current
+        open_ones = (
+            name
+            for name, grid in self._recent()
+            if not grid.whole and runner.job_of(self.studio.worker, name)
+        )
+        return next(open_ones, "")
+
+    async def follow(self, current: str) -> AsyncIterator[Shown]:
+        """Show a grid as it is; one that is being filled is followed to its end."""
+        # A generator that yields nothing would empty the page.
+        yield Shown(gr.skip(), gr.skip(), gr.skip())
         try:
-            async for shown, _ in grid_job.watched(self.studio, name):
-                yield shown
+            if current:
+                async for shown, _ in grid_job.watched(self.studio, current):
+                    yield shown
         except ShiraError as error:
             raise told(error) from error
-
-    async def rejoin(self, current: str) -> AsyncIterator[Shown]:
-        """For a page that opens: follow the grid that is being filled, if there is one."""
-        yield Shown(gr.skip(), gr.skip(), gr.skip())
-        for name, grid in [] if current else self._recent():
-            if not grid.whole and runner.job_of(self.studio.worker, name):
-                async for shown, _ in grid_job.watched(self.studio, name):
-                    yield shown
-                return
 
     def stop(self, current: str) -> None:
         """Stop the grid on the page."""

@@ -15,9 +15,6 @@ from studio.tabs import gridview
 from studio.tabs.telling import remark, told
 from studio.worker import Standing
 
-FOLLOW = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-"""For listeners that watch a job: any number of pages may, the worker sees to the order."""
-
 
 class Shown(NamedTuple):
     """What a grid's part of the page shows; `current` is the grid's id."""

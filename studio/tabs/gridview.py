@@ -3,7 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from studio.grids import compare, export, wording
+from studio.grids import axes, compare, export, wording
 from studio.grids.grid import Cell, Grid
 from studio.judges.judging import Score
 from studio.tabs.fragments import file_url
@@ -30,11 +30,13 @@ def grid(state: Grid, *, crisp: bool) -> str:
         f'<span class="cells-head" style="--r:1;--c:{place}">{escape(title)}</span>'
         for place, title in enumerate(columns, start=2)
     ]
+    heads.append(f'<span class="cells-head corner" style="--r:1;--c:1">{_corner(state)}</span>')
     heads += [_row_head(title, place) for place, title in enumerate(rows, start=2)]
     figures = [_figure(state, index, crisp=crisp) for index in range(len(state.cells))]
     # A wide grid is turned on a narrow window, where its rows become columns.
     turns = " turns" if len(rows) < len(columns) else ""
     return (
+        f'<p class="cells-caption">{escape(wording.caption(state))}</p>'
         f'<div class="cells-scroll"><div class="cells{turns}" '
         f'style="--rows:{len(rows)};--columns:{len(columns)}">'
         f"{''.join(heads)}{''.join(figures)}</div></div>{_headline(state)}{_files(state)}"
@@ -84,6 +86,15 @@ def image(path: Path, alt: str, *, crisp: bool) -> str:
         f'<a class="frame" href="{url}" target="_blank" rel="noopener">'
         f'<img{kind} src="{url}" alt="{escape(alt)}" loading="lazy"></a>'
     )
+
+
+def _corner(state: Grid) -> str:
+    """What changes along both sides, unless the headings say it themselves."""
+    if state.plan.kind != axes.KIND:
+        return ""
+    down, across = state.plan.corner
+    sides = ((across, "→"), (down, "↓"))
+    return "<br>".join(f"{escape(name)} {arrow}" for name, arrow in sides if name)
 
 
 def _row_head(title: str, place: int) -> str:
