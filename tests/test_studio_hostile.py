@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from studio_toys import HOSTILE, load_base, make_adapter, recipe
 
 from shira_diffusion import AdapterInfo
@@ -20,13 +19,19 @@ Parts = tuple[dict[str, torch.Tensor], dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def good(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    """The tensors and the metadata of a good file."""
-    folder = make_adapter(
-        toy_base, tmp_path_factory.mktemp("good") / "good", seed=1, info=AdapterInfo("good")
-    )
-    with safe_open(folder / "adapter.safetensors", framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+def good(toy_base: Path) -> Parts:
+    """The tensors and the metadata of a good file, in the format's first version."""
+    weights = load_base(toy_base).unet.named_parameters()
+    name, weight = next(item for item in weights if item[0].endswith("to_v.weight"))
+    tensors = {
+        f"unet.{name}.gaps": torch.tensor([0, 3], dtype=torch.uint8),
+        f"unet.{name}.values": torch.ones(2, dtype=torch.float16),
+    }
+    return tensors, {
+        "shira.version": "1",
+        "shira.info": '{"name": "forged"}',
+        "shira.shapes": json.dumps({f"unet.{name}": list(weight.shape)}),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +107,14 @@ def test_adapters_with_impossible_contents(engine: Engine, good: Parts, name: st
     folder.mkdir()
     tensors, metadata = FORGERIES[name](good)
     # With a checksum that is right, so that the contents themselves have to be looked at.
-    stated = ("shira.version", "shira.info", "shira.shapes")
-    container.write(folder / "adapter.safetensors", tensors, {key: metadata[key] for key in stated})
+    container.write(folder / "adapter.safetensors", tensors, metadata)
     assert WORDS[name] in assert_refused(engine, name)
+
+
+def test_the_forger_can_write_a_good_file(engine: Engine, good: Parts) -> None:
+    container.write(engine.library.folder / "forged" / "adapter.safetensors", *good)
+    engine.library.rescan()
+    assert engine.generate(recipe(mix={"forged": 1.0})).record.adapters[0].name == "forged"
 
 
 def test_markup_in_metadata_and_thumbnail_is_only_text(engine: Engine, toy_base: Path) -> None:
