@@ -17,8 +17,9 @@ from shira_diffusion import Adapter
 from shira_diffusion.errors import SettingError
 from studio.library import AdapterLibrary
 from studio.tabs import train_view
+from studio.vocabulary import Vocabulary
 from studio.workshop.captions import CONCEPT, STYLE, cleaned, from_file_name, with_trigger
-from studio.workshop.estimate import duration, duration_words, estimate, read
+from studio.workshop.estimate import duration, duration_words, estimate, read, strangers
 from studio.workshop.order import EXTRAS, Order, Places, command, read_extras
 from studio.workshop.presets import METHODS, offered, read_presets
 from studio.workshop.process import Process, read_process
@@ -284,6 +285,17 @@ def test_a_dry_run_in_words() -> None:
     assert "<img" not in page
 
 
+def test_words_that_the_base_never_read_are_remarked_on() -> None:
+    known = Vocabulary(
+        concepts=("red fox",), styles=("noto style",), modifiers=(), others=("a",), alike={}
+    )
+    (remark,) = strangers(known, ["a red fox, ink style", "a wug, noto style"], "ink style")
+    assert "“wug”" in remark
+    assert "ink" not in remark.split(":")[0]
+    assert strangers(known, ["a red fox, ink style"], "ink style") == ()
+    assert strangers(None, ["anything"], "") == ()
+
+
 # Runs
 
 
@@ -365,6 +377,9 @@ def test_a_training_outlives_its_studio_and_a_killed_one_can_go_on(
     assert read_process(other.find(training_id).folder) == process
     with pytest.raises(TrainingError, match="cannot go on"):
         other.resume(training_id)
+    deadline = time.monotonic() + RUN_SECONDS
+    while other.find(training_id).progress.step < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)  # a step is told before its checkpoint is written
     os.kill(process.pid, 9)
     killed = wait_for(other, training_id, State.INTERRUPTED, State.FAILED)
     assert killed.state is State.INTERRUPTED
