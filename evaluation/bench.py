@@ -1,0 +1,105 @@
+"""What a worker works with: the base and the judges, loaded when first needed and then kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+
+from evaluation.drawings import Ask, Drawing
+from evaluation.judges import Drawn, Judge, Scores, load_judge
+from evaluation.loading import open_adapter
+from evaluation.merging import Part, applied
+from evaluation.training_run import train
+from evaluation.trainings import Training
+from shira_diffusion import AdapterSwitcher
+from shira_diffusion.pipeline import load_base
+
+
+@dataclass
+class Bench:
+    """Trains, draws and judges on one device, in fp32 throughout."""
+
+    work: Path
+    device: str
+    pictures: Path | None = None
+    _pipes: dict[str, StableDiffusionXLPipeline] = field(default_factory=dict)
+    _judges: dict[str, Judge] = field(default_factory=dict)
+
+    def train(self, training: Training) -> dict[str, Any]:
+        """Train one adapter and return the line about it."""
+        return train(training, self.work, self.device)
+
+    def draw(self, drawing: Drawing) -> list[dict[str, Any]]:
+        """Draw and judge all pictures of a drawing and return their records.
+
+        Of a drawing's pictures that of the first seed of each prompt is kept for the gallery.
+        """
+        asked = [(ask, seed) for ask in drawing.asks for seed in drawing.sampling.seeds]
+        images = self._images(drawing, asked)
+        pictures = [
+            Drawn(image, ask.prompt, ask.concept, ask.style)
+            for image, (ask, _) in zip(images, asked, strict=True)
+        ]
+        scores: list[dict[str, float]] = [{} for _ in pictures]
+        for name in drawing.judges:
+            for row, found in zip(scores, self._judge(name).look(pictures), strict=True):
+                row.update(found)
+        records = [
+            drawing.record(ask, seed, row) for (ask, seed), row in zip(asked, scores, strict=True)
+        ]
+        if drawing.training_seed == 0:
+            self._keep(records, images, drawing.sampling.seeds[0])
+        return records
+
+    def _images(
+        self, drawing: Drawing, asked: Sequence[tuple[Ask, int]]
+    ) -> list[Image.Image]:
+        """Draw every prompt with its seed; each picture depends on its own seed alone."""
+        pipe, sampling = self._pipe(drawing.base), drawing.sampling
+        parts = [
+            Part(one.subject.name, one.subject.kind, open_adapter(one.file(self.work), pipe))
+            for one in drawing.trainings
+        ]
+        switcher = AdapterSwitcher(pipe)
+        images: list[Image.Image] = []
+        for start in range(0, len(asked), sampling.batch):
+            batch = asked[start : start + sampling.batch]
+            merge, strength = drawing.method.merge, drawing.strength
+            with (
+                torch.no_grad(),
+                applied(merge, pipe, switcher, parts, strength, sampling.steps) as after_step,
+            ):
+                images += pipe(
+                    [ask.prompt for ask, _ in batch],
+                    generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+                    num_inference_steps=sampling.steps,
+                    guidance_scale=sampling.guidance,
+                    callback_on_step_end=after_step,
+                ).images
+        return images
+
+    def _pipe(self, base: str) -> StableDiffusionXLPipeline:
+        if base not in self._pipes:
+            pipe = load_base(base, device=self.device, dtype=torch.float32)
+            pipe.set_progress_bar_config(disable=True)
+            self._pipes[base] = pipe
+        return self._pipes[base]
+
+    def _judge(self, name: str) -> Judge:
+        if name not in self._judges:
+            self._judges[name] = load_judge(name, self.device)
+        return self._judges[name]
+
+    def _keep(
+        self, records: Sequence[dict[str, Any]], images: Sequence[Image.Image], seed: int
+    ) -> None:
+        if self.pictures is None:
+            return
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        for record, image in zip(records, images, strict=True):
+            if record["seed"] == seed:
+                image.save(self.pictures / f"{record['key']}.webp", quality=85)

@@ -1,0 +1,37 @@
+"""Judges: what pictures are worth, behind one small interface.
+
+Each is loaded when a plan names it, through its usual library and with its usual weights.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from evaluation.errors import JudgeError
+from evaluation.judges.base import Drawn, Judge, Scores
+from shira_diffusion.errors import nearest
+
+__all__ = ["JUDGES", "Drawn", "Judge", "Scores", "load_judge"]
+
+
+def _emoji(device: torch.device) -> Judge:
+    from evaluation.judges.emoji import EmojiJudge
+
+    return EmojiJudge.load(device)
+
+
+def _clip(device: torch.device) -> Judge:
+    from evaluation.judges.clip import ClipText
+
+    return ClipText.load(device)
+
+
+JUDGES: Mapping[str, Callable[[torch.device], Judge]] = {"emoji": _emoji, "clip-t": _clip}
+"""Every judge by the name that plans call it."""
+
+
+def load_judge(name: str, device: torch.device | str) -> Judge:
+    """Load a judge; raises `JudgeError` that says what is missing and how to get it."""
+    if name not in JUDGES:
+        raise JudgeError(f"there is no judge {name!r}; {nearest(name, JUDGES, most=len(JUDGES))}")
+    return JUDGES[name](torch.device(device))
