@@ -58,7 +58,7 @@ def read_plan(source: str | Path, chosen: Path | None = None) -> Plan:
     Raises `PlanError` with every fault.
     """
     path = find_plan(source)
-    table = read_toml(path)
+    table = _with_parent(path)
     faults: list[str] = []
     parts = {
         key: table.pop(key, default)
@@ -96,6 +96,18 @@ def read_plan(source: str | Path, chosen: Path | None = None) -> Plan:
     )
 
 
+def _with_parent(path: Path) -> dict[str, Any]:
+    """Return a plan's file, with what the plan that it is `like` has and it has not."""
+    table = read_toml(path)
+    if "like" not in table:
+        return table
+    parent = _with_parent(find_plan(table.pop("like")))
+    for key, value in table.items():
+        both = isinstance(value, dict) and isinstance(parent.get(key), dict)
+        parent[key] = {**parent[key], **value} if both else value
+    return parent
+
+
 def find_plan(source: str | Path) -> Path:
     """Return the file of a plan given as a path or as the name of one that ships."""
     path = Path(source)
@@ -129,22 +141,36 @@ def _subjects(kind: str, tables: Any, faults: list[str]) -> list[Subject]:
 
 def _recipes(tables: Any, chosen: Mapping[str, Any], faults: list[str]) -> dict[str, Recipe]:
     """Read `[recipes.NAME]`: the trainer's settings, and what differs for styles and concepts."""
-    recipes = {}
+    recipes: dict[str, Recipe] = {}
     for name, table in tables.items():
         if not isinstance(table, Mapping):
             faults.append(f"[recipes] {name} is not a table")
             continue
-        common = dict(table)
-        own = {kind: dict(common.pop(kind, {})) for kind in (STYLE, CONCEPT)}
-        for kind in own:
-            own[kind] |= chosen.get(name, {}).get(kind, {})
-        disjoint, trainer = common.pop("disjoint", False), common.pop("trainer", "training")
+        like = table.get("like")
+        if like is not None and like not in recipes:
+            faults.append(f"[recipes.{name}] is like {like!r}, which does not stand before it")
+        recipes[name] = _recipe(name, table, recipes.get(like), chosen.get(name, {}))
+        trainer = recipes[name].trainer
         if trainer not in TRAINERS:
             faults.append(f"[recipes.{name}]: there is no trainer {trainer!r}, only {TRAINERS}")
-        recipes[name] = Recipe(name, common, own[STYLE], own[CONCEPT], disjoint, trainer)
     unknown = sorted(set(chosen) - set(tables))
     faults += [f"the chosen settings are for {name!r}, no recipe of this plan" for name in unknown]
     return recipes
+
+
+def _recipe(
+    name: str, table: Mapping[str, Any], like: Recipe | None, chosen: Mapping[str, Any]
+) -> Recipe:
+    """Make a recipe of a table on top of the one that it is like; what was chosen wins."""
+    common = {**(like.common if like else {}), **table}
+    common.pop("like", None)
+    kinds = {STYLE: like.style if like else {}, CONCEPT: like.concept if like else {}}
+    own = {
+        kind: {**settings, **common.pop(kind, {}), **chosen.get(kind, {})}
+        for kind, settings in kinds.items()
+    }
+    disjoint, trainer = common.pop("disjoint", False), common.pop("trainer", "training")
+    return Recipe(name, common, own[STYLE], own[CONCEPT], disjoint, trainer)
 
 
 def _trials(

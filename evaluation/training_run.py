@@ -1,6 +1,7 @@
 """One adapter trained by the project's own trainer, in this process."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def train(training: Training, work: Path, device: str) -> dict[str, Any]:
         outcome = run(config, Console(quiet=True))
         if outcome.adapter is None:
             raise ShiraError(f"{training.name} was interrupted")
+        shutil.rmtree(config.run)
     return {
         "name": training.name,
         "recipe": training.recipe.name,

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evaluation.plan import Plan, Recipe, Subject, digest
+from evaluation.plan import CONCEPT, Plan, Recipe, Subject, digest
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Training:
 
 def training_of(plan: Plan, recipe: Recipe, subject: Subject, seed: int) -> Training:
     """Return the training of one subject by a recipe of the plan."""
-    before = plan.subjects[: plan.subjects.index(subject)] if recipe.disjoint else ()
+    before = plan.styles if recipe.disjoint and subject.kind == CONCEPT else ()
     return Training(
         recipe,
         subject,
