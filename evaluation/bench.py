@@ -29,6 +29,12 @@ class Bench:
     _pipes: dict[str, StableDiffusionXLPipeline] = field(default_factory=dict)
     _judges: dict[str, Judge] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.device.startswith("cuda"):
+            # Kernels are launched on the current device.
+            torch.cuda.set_device(self.device)
+            torch.set_float32_matmul_precision("high")
+
     def train(self, training: Training) -> dict[str, Any]:
         """Train one adapter and return the line about it."""
         return train(training, self.work, self.device)

@@ -1,4 +1,4 @@
-"""`python -m evaluation PLAN.toml`: carry a plan out, as far as the time allows."""
+"""`python -m evaluation PLAN.toml ...`: carry plans out, as far as the time allows."""
 
 import argparse
 import math
@@ -22,9 +22,11 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add what carrying out a plan takes."""
-    parser.add_argument("plan", help="a TOML file, or a plan's name: quick, tune, headline ...")
+    parser.add_argument(
+        "plans", nargs="+", help="TOML files or plans' names: quick, tune, headline ..."
+    )
     parser.add_argument("--work", type=Path, default=WORK, help=f"adapters and caches; {WORK}")
-    parser.add_argument("--out", type=Path, help="records and pictures; the plan's name in --work")
+    parser.add_argument("--out", type=Path, help="records and pictures; the first plan's name in --work")
     parser.add_argument("--chosen", type=Path, help="settings that a search has chosen")
     parser.add_argument(
         "--device", action="append", help="cpu, cuda:0 ...; several may be named; all GPUs there are"
@@ -35,26 +37,30 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    """Carry out a plan and return 0, or 3 when something is left to do."""
-    plan = read_plan(options.plan, options.chosen)
+    """Carry out the plans, one after another, and return 0, or 3 when something is left to do."""
+    plans = [read_plan(plan, options.chosen) for plan in options.plans]
     if options.workers < 1:
         raise EvaluationError(f"--workers {options.workers}: at least one has to work.")
-    place = Place(options.out or options.work / plan.name, options.work)
-    devices = options.device or devices_here()
+    place = Place(options.out or options.work / plans[0].name, options.work)
+    deadline = time.monotonic() + options.until
     console = Console()
-    crew = (
-        Alone(Bench(place.work, devices[0], place.pictures))
-        if options.workers == 1
-        else Processes(options.workers, devices, place.work, place.pictures)
-    )
-    with crew:
-        progress = carry_out(
-            plan, place, crew, until=options.until, report=_reporter(console, plan.name)
-        )
-    for failure in progress.failures:
-        console.print(f"failed: {failure}", style="yellow", markup=False, soft_wrap=True)
-    console.print(_line(plan.name, progress), markup=False)
-    return 0 if progress.finished else UNFINISHED
+    finished = True
+    with _crew(options.workers, options.device or devices_here(), place) as crew:
+        for plan in plans:
+            until = deadline - time.monotonic()
+            report = _reporter(console, plan.name)
+            progress = carry_out(plan, place, crew, until=until, report=report)
+            for failure in progress.failures:
+                console.print(f"failed: {failure}", style="yellow", markup=False, soft_wrap=True)
+            console.print(_line(plan.name, progress), markup=False)
+            finished = finished and progress.finished
+    return 0 if finished else UNFINISHED
+
+
+def _crew(count: int, devices: list[str], place: Place) -> Alone | Processes:
+    if count == 1:
+        return Alone(Bench(place.work, devices[0], place.pictures))
+    return Processes(count, devices, place.work, place.pictures)
 
 
 def devices_here() -> list[str]:

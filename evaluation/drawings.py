@@ -69,6 +69,7 @@ class Drawing:
         return {
             "key": self.key(ask, seed),
             "method": self.method.name,
+            "recipe": self.method.recipe,
             "training_seed": self.training_seed,
             "adapters": list(self.adapters),
             "strength": self.strength,

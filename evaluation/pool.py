@@ -86,16 +86,12 @@ _bench: list[Bench] = []
 
 
 def _take_place(places: "Queue[str]", work: Path, pictures: Path | None) -> None:
-    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    device = places.get()
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-    _bench[:] = [Bench(work, device, pictures)]
+    _bench[:] = [Bench(work, places.get(), pictures)]
 
 
 def _at_the_bench(work: Work) -> Any:

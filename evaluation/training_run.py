@@ -17,7 +17,13 @@ from training.run import run
 from training.settings import load_config
 
 # Of a comparison's adapter nobody needs samples or checkpoints on the way.
-_QUIET = {"sample_every": 0, "sample_steps": 2, "checkpoint_every": 10**9, "overwrite": True}
+_QUIET = {
+    "precision": "fp32",
+    "sample_every": 0,
+    "sample_steps": 2,
+    "checkpoint_every": 10**9,
+    "overwrite": True,
+}
 
 
 def config_of(training: Training, work: Path, folder: Path, device: str) -> Config:
