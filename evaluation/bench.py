@@ -1,6 +1,7 @@
 """What a worker works with: the base and the judges, loaded when first needed and then kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Bench:
 
     def train(self, training: Training) -> dict[str, Any]:
         """Train one adapter and return the line about it."""
-        return train(training, self.work, self.device)
+        with self._memory_freed():
+            return train(training, self.work, self.device)
 
     def draw(self, drawing: Drawing) -> list[dict[str, Any]]:
         """Draw and judge all pictures of a drawing and return their records.
@@ -45,7 +47,8 @@ class Bench:
         Of a drawing's pictures that of the first seed of each prompt is kept for the gallery.
         """
         asked = [(ask, seed) for ask in drawing.asks for seed in drawing.sampling.seeds]
-        images = self._images(drawing, asked)
+        with self._memory_freed():
+            images = self._images(drawing, asked)
         pictures = [
             Drawn(image, ask.prompt, ask.concept, ask.style)
             for image, (ask, _) in zip(images, asked, strict=True)
@@ -60,6 +63,15 @@ class Bench:
         if drawing.training_seed == 0:
             self._keep(records, images, drawing.sampling.seeds[0])
         return records
+
+    @contextmanager
+    def _memory_freed(self) -> Iterator[None]:
+        """Give unused memory of a GPU back after the block: several workers share it."""
+        try:
+            yield
+        finally:
+            if self.device.startswith("cuda"):
+                torch.cuda.empty_cache()
 
     def _images(
         self, drawing: Drawing, asked: Sequence[tuple[Ask, int]]

@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,9 @@ class _Board:
         self._seconds[type(piece)].append(seconds)
         try:
             found = future.result()
-        except ShiraError as error:
+        except BrokenExecutor:
+            raise
+        except (ShiraError, RuntimeError) as error:  # RuntimeError: a GPU's memory is full, say.
             name = piece.training.name if isinstance(piece, Train) else piece.drawing.method.name
             self._failures.append(f"{name}: {error}")
             return

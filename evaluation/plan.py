@@ -73,7 +73,7 @@ class Sampling:
     steps: int = 22
     guidance: float = 4.0
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    batch: int = 96
+    batch: int = 48
 
 
 @dataclass(frozen=True)

@@ -177,22 +177,30 @@ def _trials(
     recipes: dict[str, Recipe], search: Mapping[str, Any], faults: list[str]
 ) -> dict[str, Recipe]:
     """Put a recipe for each combination of the values in `[search.NAME]` in the recipe's place."""
-    found = {name: recipe for name, recipe in recipes.items() if name not in search}
-    counts = {}
+    by_recipe: list[list[Recipe]] = []
     for name, axes in search.items():
         if name not in recipes:
             faults.append(f"[search.{name}]: there is no recipe {name!r}")
             continue
-        combinations = list(itertools.product(*axes.values()))
-        counts[name] = len(combinations)
-        for values in combinations:
-            trial = dict(zip(axes, values, strict=True))
-            label = "-".join([name, *(f"{key}{value:g}" for key, value in trial.items())])
-            common = {**recipes[name].common, **trial}
-            found[label] = Recipe(label, common, trial_of=name, trial=trial)
+        by_recipe.append(_of_search(recipes[name], axes))
+    counts = {trials[0].trial_of: len(trials) for trials in by_recipe if trials}
     if len(set(counts.values())) > 1:
         faults.append(f"[search]: every recipe must have as many trials as the others: {counts}")
-    return found
+    found = {name: recipe for name, recipe in recipes.items() if name not in search}
+    # In turn: should time run out, each recipe has had as many as the others.
+    turns = itertools.zip_longest(*by_recipe)
+    return found | {trial.name: trial for turn in turns for trial in turn if trial is not None}
+
+
+def _of_search(recipe: Recipe, axes: Mapping[str, Any]) -> list[Recipe]:
+    """Return a recipe for each combination of the axes' values."""
+    trials = []
+    for values in itertools.product(*axes.values()):
+        trial = dict(zip(axes, values, strict=True))
+        label = "-".join([recipe.name, *(f"{key}{value:g}" for key, value in trial.items())])
+        common = {**recipe.common, **trial}
+        trials.append(Recipe(label, common, trial_of=recipe.name, trial=trial))
+    return trials
 
 
 def _methods(tables: Any, recipes: Mapping[str, Recipe], faults: list[str]) -> list[Method]:
