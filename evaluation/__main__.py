@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from diffusers.utils import logging as diffusers_logging
 from rich.console import Console

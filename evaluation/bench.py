@@ -11,7 +11,8 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from evaluation.drawings import Ask, Drawing
-from evaluation.judges import Drawn, Judge, Scores, load_judge
+from evaluation.folders import folder_of
+from evaluation.judges import Drawn, Judge, load_judge
 from evaluation.loading import open_adapter
 from evaluation.merging import Part, applied
 from evaluation.training_run import train
@@ -50,7 +51,7 @@ class Bench:
         with self._memory_freed():
             images = self._images(drawing, asked)
         pictures = [
-            Drawn(image, ask.prompt, ask.concept, ask.style)
+            Drawn(image, ask.prompt, ask.concept, ask.style, self._references(drawing, ask))
             for image, (ask, _) in zip(images, asked, strict=True)
         ]
         scores: list[dict[str, float]] = [{} for _ in pictures]
@@ -64,6 +65,15 @@ class Bench:
             self._keep(records, images, drawing.sampling.seeds[0])
         return records
 
+    def _references(self, drawing: Drawing, ask: Ask) -> tuple[Path, ...]:
+        """Real pictures of those active subjects that are asked for."""
+        folders = [
+            folder_of(one.subject, self.work)
+            for one in drawing.trainings
+            if one.subject.name in (ask.concept, ask.style)
+        ]
+        return tuple(path for folder in folders for path in sorted(folder.glob("*.png")))
+
     @contextmanager
     def _memory_freed(self) -> Iterator[None]:
         """Give unused memory of a GPU back after the block: several workers share it."""
@@ -73,14 +83,13 @@ class Bench:
             if self.device.startswith("cuda"):
                 torch.cuda.empty_cache()
 
-    def _images(
-        self, drawing: Drawing, asked: Sequence[tuple[Ask, int]]
-    ) -> list[Image.Image]:
+    def _images(self, drawing: Drawing, asked: Sequence[tuple[Ask, int]]) -> list[Image.Image]:
         """Draw every prompt with its seed; each picture depends on its own seed alone."""
         pipe, sampling = self._pipe(drawing.base), drawing.sampling
         parts = [
-            Part(one.subject.name, one.subject.kind, open_adapter(one.file(self.work), pipe))
+            Part(one.subject.name, one.subject.kind, open_adapter(file, pipe.unet), file)
             for one in drawing.trainings
+            for file in [one.file(self.work)]
         ]
         switcher = AdapterSwitcher(pipe)
         images: list[Image.Image] = []

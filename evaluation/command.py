@@ -26,10 +26,14 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         "plans", nargs="+", help="TOML files or plans' names: quick, tune, headline ..."
     )
     parser.add_argument("--work", type=Path, default=WORK, help=f"adapters and caches; {WORK}")
-    parser.add_argument("--out", type=Path, help="records and pictures; the first plan's name in --work")
+    parser.add_argument(
+        "--out", type=Path, help="records and pictures; the first plan's name in --work"
+    )
     parser.add_argument("--chosen", type=Path, help="settings that a search has chosen")
     parser.add_argument(
-        "--device", action="append", help="cpu, cuda:0 ...; several may be named; all GPUs there are"
+        "--device",
+        action="append",
+        help="cpu, cuda:0 ...; several may be named; all GPUs there are",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes in all; 1 is this one")
     parser.add_argument("--until", type=float, default=math.inf, metavar="SECONDS",

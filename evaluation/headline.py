@@ -18,9 +18,7 @@ def headline(records: Sequence[Record], methods: Sequence[str] = METHODS) -> dic
     Raises `EvaluationError` for a method without pictures of one adapter and of two.
     """
     pairs = [
-        record
-        for record in records
-        if len(record["adapters"]) < 3 and record["strength"] == 1.0
+        record for record in records if len(record["adapters"]) < 3 and record["strength"] == 1.0
     ]
     found = {row.method: row for row in rows(pairs) if row.method in methods}
     missing = [name for name in methods if name not in found or "kept" not in found[name].figures]

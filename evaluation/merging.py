@@ -7,10 +7,12 @@ picture is made. LoRAs take part as the exact dense change that they are.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from evaluation.peft_changes import weighted
 from evaluation.plan import STYLE, Merge
 from shira_diffusion import Adapter, AdapterSwitcher, fuse, schedule
 from shira_diffusion.composite import composite
@@ -22,11 +24,12 @@ MERGED = "merged"
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """An adapter of the mix by its name in the switcher, and what it has learned."""
+    """An adapter of the mix by its name in the switcher, what it has learned, and its file."""
 
     name: str
     kind: str
     adapter: Adapter
+    file: Path
 
 
 Fuse = Callable[[Parts, Mapping[str, float]], Adapter]
@@ -99,8 +102,17 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
     "concept-first": ("share",),
     "hand-over": ("share", "end"),
     "alternate": (),
+    "peft-linear": (),
+    "peft-svd": (),
+    "peft-cat": (),
+    **{f"peft-{name}": ("density",) for name in ("ties", "dare_ties", "dare_linear")},
+    "peft-magnitude_prune": ("density",),
 }
 """Every rule, and the numbers that it needs."""
+
+
+PEFT = "peft-"
+"""Rules that are PEFT's `add_weighted_adapter` begin so, and go on with its combination type."""
 
 
 @contextmanager
@@ -116,30 +128,33 @@ def applied(
 
     Raises `ShiraError` for adapters that do not fit, and then nothing has changed.
     """
-    merged = fused(merge, parts, strength)
-    for name, adapter in merged.items():
+    merged = fused(merge, pipe, parts, strength) if len(parts) > 1 else None
+    loaded = {MERGED: merged} if merged else {part.name: part.adapter for part in parts}
+    mix = {MERGED: 1.0} if merged else _all(parts, strength)
+    for name, adapter in loaded.items():
         switcher.add(name, adapter)
     try:
         if merge.rule in SCHEDULED and len(parts) > 1:
             timing = SCHEDULED[merge.rule](parts, strength, merge.numbers)
             with schedule.scheduled(switcher, timing, steps) as after_step:
                 yield after_step
-        elif merge.rule == "composite":
-            mixes = [{name: strength} for name in merged]
-            with composite(switcher, pipe.unet, mixes or [{}]):
+        elif merge.rule == "composite" and len(parts) > 1:
+            with composite(switcher, pipe.unet, [{name: one} for name, one in mix.items()]):
                 yield None
         else:
-            alone = merge.rule in FUSED
-            with switcher.using({name: 1.0 if alone else strength for name in merged}):
+            with switcher.using(mix):
                 yield None
     finally:
-        for name in merged:
+        for name in loaded:
             switcher.remove(name)
 
 
-def fused(merge: Merge, parts: Sequence[Part], strength: float) -> dict[str, Adapter]:
-    """Return the adapters that go into the switcher: one, if the rule makes one of them all."""
-    if merge.rule in FUSED and parts:
-        weighted = [(part.adapter, strength) for part in parts]
-        return {MERGED: FUSED[merge.rule](weighted, merge.numbers)}
-    return {part.name: part.adapter for part in parts}
+def fused(merge: Merge, pipe: Any, parts: Sequence[Part], strength: float) -> Adapter | None:
+    """Return one adapter for all parts, at its strength already; None if the rule makes none."""
+    if merge.rule in FUSED:
+        return FUSED[merge.rule]([(part.adapter, strength) for part in parts], merge.numbers)
+    if merge.rule.startswith(PEFT):
+        combination = merge.rule.removeprefix(PEFT)
+        files, strengths = [part.file for part in parts], [strength] * len(parts)
+        return weighted(pipe.unet, files, strengths, combination, merge.numbers.get("density"))
+    return None

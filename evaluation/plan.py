@@ -31,8 +31,8 @@ class Subject:
 class Recipe:
     """How an adapter is trained: settings for all, and those of styles and of concepts.
 
-    With `disjoint` the concepts' adapters leave alone the entries of all styles' adapters. `trainer`
-    is `training`, our own, or `peft-shira`. A trial of a search knows what it is a `trial_of`.
+    With `disjoint` the concepts' adapters leave alone the entries of all styles' adapters.
+    `trainer` is `training`, our own, or `peft-shira`. A trial knows what it is a `trial_of`.
     """
 
     name: str

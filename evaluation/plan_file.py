@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.drawings import BASE
 from evaluation.errors import PlanError
 from evaluation.judges import JUDGES
 from evaluation.merging import NUMBERS
@@ -23,11 +22,11 @@ from evaluation.plan import (
     Sampling,
     Subject,
 )
+from evaluation.training_run import CREATE
 from evaluation.typed import build
 from shira_diffusion.errors import nearest
 
 PLANS = Path(__file__).parent / "plans"
-TRAINERS = ("training", "peft-shira")
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,17 @@ def read_plan(source: str | Path, chosen: Path | None = None) -> Plan:
     parts = {
         key: table.pop(key, default)
         for key, default in (
-            ("styles", []), ("concepts", []), ("recipes", {}), ("search", {}), ("methods", [])
+            ("styles", []),
+            ("concepts", []),
+            ("recipes", {}),
+            ("search", {}),
+            ("methods", []),
         )
     }
     head = build(_Head, table, str(path), faults)
     subjects = [
-        *_subjects(STYLE, parts["styles"], faults), *_subjects(CONCEPT, parts["concepts"], faults)
+        *_subjects(STYLE, parts["styles"], faults),
+        *_subjects(CONCEPT, parts["concepts"], faults),
     ]
     recipes = _recipes(parts["recipes"], read_toml(chosen) if chosen else {}, faults)
     recipes = _trials(recipes, parts["search"], faults)
@@ -149,10 +153,12 @@ def _recipes(tables: Any, chosen: Mapping[str, Any], faults: list[str]) -> dict[
         like = table.get("like")
         if like is not None and like not in recipes:
             faults.append(f"[recipes.{name}] is like {like!r}, which does not stand before it")
-        recipes[name] = _recipe(name, table, recipes.get(like), chosen.get(name, {}))
+        recipes[name] = _recipe(name, table, recipes.get(str(like)), chosen.get(name, {}))
         trainer = recipes[name].trainer
-        if trainer not in TRAINERS:
-            faults.append(f"[recipes.{name}]: there is no trainer {trainer!r}, only {TRAINERS}")
+        if trainer not in CREATE:
+            faults.append(
+                f"[recipes.{name}]: there is no trainer {trainer!r}, only {sorted(CREATE)}"
+            )
     unknown = sorted(set(chosen) - set(tables))
     faults += [f"the chosen settings are for {name!r}, no recipe of this plan" for name in unknown]
     return recipes

@@ -50,7 +50,9 @@ def _pictures(records: Sequence[Record], folders: Sequence[Path], out: Path) -> 
     target = out / "pictures"
     for record in records:
         name = f"{record['key']}.webp"
-        source = next((f / "pictures" / name for f in folders if (f / "pictures" / name).is_file()), None)
+        source = next(
+            (f / "pictures" / name for f in folders if (f / "pictures" / name).is_file()), None
+        )
         if source is not None:
             target.mkdir(exist_ok=True)
             shutil.copyfile(source, target / name)

@@ -40,7 +40,9 @@ def run_report(options: argparse.Namespace) -> int:
     if not options.headline:
         from evaluation.report import write_report
 
-        page = write_report(records, adapters, options.folders, options.out or options.folders[0] / "report")
+        page = write_report(
+            records, adapters, options.folders, options.out or options.folders[0] / "report"
+        )
         Console().print(f"the report is in {page}", markup=False, soft_wrap=True)
     return 0
 

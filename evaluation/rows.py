@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from evaluation.bootstrap import Estimate, Read, Record, estimate
-from evaluation.drawings import BASE, JOINT, OWN, SAME, UNRELATED
+from evaluation.drawings import BASE, OWN, SAME, UNRELATED
 from evaluation.plan import CONCEPT, KINDS, STYLE
 
 

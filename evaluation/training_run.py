@@ -8,14 +8,18 @@ from typing import Any
 
 from rich.console import Console
 
+from evaluation import peft_shira
 from evaluation.folders import folder_of
 from evaluation.trainings import Training
 from shira_diffusion.errors import ShiraError
 from shira_diffusion.formats import read_info
+from training import methods
 from training.config import Config
 from training.run import run
 from training.settings import load_config
 
+CREATE = {"training": methods.create, "peft-shira": peft_shira.create}
+"""The trainers of recipes, and what prepares their method."""
 # Of a comparison's adapter nobody needs samples or checkpoints on the way.
 _QUIET = {
     "precision": "fp32",
@@ -52,7 +56,8 @@ def train(training: Training, work: Path, device: str) -> dict[str, Any]:
     began = time.perf_counter()
     if not file.is_file():
         config = config_of(training, work, folder_of(training.subject, work), device)
-        outcome = run(config, Console(quiet=True))
+        create = CREATE[training.recipe.trainer]
+        outcome = run(config, Console(quiet=True), create=create)
         if outcome.adapter is None:
             raise ShiraError(f"{training.name} was interrupted")
         shutil.rmtree(config.run)

@@ -9,24 +9,21 @@ import torch
 
 from evaluation.errors import JudgeError
 from evaluation.judges.base import Drawn, Judge, Scores
+from evaluation.judges.emoji import EmojiJudge
+from evaluation.judges.hub import ClipText, clip_images, dino
+from evaluation.judges.packages import HumanPreference, PerceptualDiversity
 from shira_diffusion.errors import nearest
 
 __all__ = ["JUDGES", "Drawn", "Judge", "Scores", "load_judge"]
 
-
-def _emoji(device: torch.device) -> Judge:
-    from evaluation.judges.emoji import EmojiJudge
-
-    return EmojiJudge.load(device)
-
-
-def _clip(device: torch.device) -> Judge:
-    from evaluation.judges.clip import ClipText
-
-    return ClipText.load(device)
-
-
-JUDGES: Mapping[str, Callable[[torch.device], Judge]] = {"emoji": _emoji, "clip-t": _clip}
+JUDGES: Mapping[str, Callable[[torch.device], Judge]] = {
+    "emoji": EmojiJudge.load,
+    "clip-t": ClipText.load,
+    "clip-i": clip_images,
+    "dino": dino,
+    "hpsv2": HumanPreference.load,
+    "lpips": PerceptualDiversity.load,
+}
 """Every judge by the name that plans call it."""
 
 

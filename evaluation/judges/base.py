@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -9,17 +10,21 @@ from PIL import Image
 from torch import Tensor
 
 Scores = Mapping[str, float]
-"""Figures of one picture by their names; more is better."""
+"""Figures of one picture by their names."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture, the prompt it was drawn for, and the concept and style that should be in it."""
+    """A picture, the prompt it was drawn for, and the concept and style that should be in it.
+
+    `references` are real pictures of what the active adapters have learned.
+    """
 
     image: Image.Image
     prompt: str
     concept: str
     style: str
+    references: tuple[Path, ...] = ()
 
 
 class Judge(Protocol):
@@ -36,9 +41,7 @@ def mean_distance(distances: Tensor, prompts: Sequence[str]) -> list[float | Non
     """
     found: list[float | None] = []
     for place, prompt in enumerate(prompts):
-        others = [
-            other for other, said in enumerate(prompts) if said == prompt and other != place
-        ]
+        others = [other for other, said in enumerate(prompts) if said == prompt and other != place]
         values = distances[place, torch.tensor(others, dtype=torch.long)]
         found.append(float(values.mean()) if others else None)
     return found

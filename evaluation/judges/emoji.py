@@ -39,7 +39,7 @@ class EmojiJudge:
         images = as_tensor([drawn.image for drawn in pictures])
         seen = self._judge.look(images)
         diversity = mean_distance(self._distances(images), [drawn.prompt for drawn in pictures])
-        found = []
+        found: list[Scores] = []
         for row, (concept, style) in enumerate(zip(concepts, styles, strict=True)):
             scores = {
                 "concept": float(seen.concept[row].argmax() == concept),
