@@ -19,6 +19,7 @@ from evaluation.training_run import train
 from evaluation.trainings import Training
 from shira_diffusion import AdapterSwitcher
 from shira_diffusion.pipeline import load_base
+from training.images import SUFFIXES
 
 
 @dataclass
@@ -72,7 +73,8 @@ class Bench:
             for one in drawing.trainings
             if one.subject.name in (ask.concept, ask.style)
         ]
-        return tuple(path for folder in folders for path in sorted(folder.glob("*.png")))
+        paths = (path for folder in folders for path in sorted(folder.iterdir()))
+        return tuple(path for path in paths if path.suffix.lower() in SUFFIXES)
 
     @contextmanager
     def _memory_freed(self) -> Iterator[None]:

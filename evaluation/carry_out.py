@@ -127,7 +127,9 @@ class _Board:
             if name in listed and training.file(place.work).is_file()
         }
         self._to_train = [one for name, one in self._trainings.items() if name not in self._ready]
-        self._to_draw = [one for one in self._drawings if not self._done.issuperset(one.keys())]
+        self._to_draw = [
+            one for one in self._drawings if not self._done.issuperset(one.every_key())
+        ]
         self._drawn = len(self._drawings) - len(self._to_draw)
         self._failures: list[str] = []
         self._seconds: dict[type, list[float]] = {Train: [], Draw: []}

@@ -60,7 +60,7 @@ class Drawing:
         """Name one picture; it changes with anything that the picture or its scores depend on."""
         return digest([self._mix, asdict(ask), seed, self.judges])
 
-    def keys(self) -> Iterator[str]:
+    def every_key(self) -> Iterator[str]:
         """Every picture's key."""
         return (self.key(ask, seed) for ask in self.asks for seed in self.sampling.seeds)
 

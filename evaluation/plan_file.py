@@ -79,6 +79,8 @@ def read_plan(source: str | Path, chosen: Path | None = None) -> Plan:
     methods = _methods(parts["methods"], recipes, faults)
     sampling = build(Sampling, head.sampling, "[sampling]", faults) if head else None
     questions = build(Questions, head.questions, "[questions]", faults) if head else None
+    if head:
+        faults += _of_head(head)
     if head and sampling and questions:
         faults += _together(head, subjects, sampling, questions)
     if faults:
@@ -232,14 +234,20 @@ def _methods(tables: Any, recipes: Mapping[str, Recipe], faults: list[str]) -> l
     return methods
 
 
+def _of_head(head: _Head) -> list[str]:
+    known = f"; {nearest('', JUDGES, most=len(JUDGES))}"
+    faults = [f"there is no judge {name!r}{known}" for name in head.judges if name not in JUDGES]
+    return faults + [
+        f"[presets] lacks {kind!r}" for kind in (STYLE, CONCEPT) if kind not in head.presets
+    ]
+
+
 def _together(
     head: _Head, subjects: list[Subject], sampling: Sampling, questions: Questions
 ) -> list[str]:
     """Say what is wrong with the plan as a whole."""
-    faults = [f"there is no judge {name!r}" for name in head.judges if name not in JUDGES]
-    faults += [f"[presets] lacks {kind!r}" for kind in (STYLE, CONCEPT) if kind not in head.presets]
     concepts = sum(subject.kind == CONCEPT for subject in subjects)
-    faults += [
+    faults = [
         f"[questions] sizes: {size} adapters at once need {size - 1} concepts, there are {concepts}"
         for size in questions.sizes
         if not 2 <= size <= concepts + 1
