@@ -29,7 +29,9 @@ class Bench:
     work: Path
     device: str
     pictures: Path | None = None
-    _pipes: dict[str, StableDiffusionXLPipeline] = field(default_factory=dict)
+    _bases: dict[str, tuple[StableDiffusionXLPipeline, AdapterSwitcher]] = field(
+        default_factory=dict
+    )
     _judges: dict[str, Judge] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,13 +89,12 @@ class Bench:
 
     def _images(self, drawing: Drawing, asked: Sequence[tuple[Ask, int]]) -> list[Image.Image]:
         """Draw every prompt with its seed; each picture depends on its own seed alone."""
-        pipe, sampling = self._pipe(drawing.base), drawing.sampling
+        (pipe, switcher), sampling = self._base(drawing.base), drawing.sampling
         parts = [
             Part(one.subject.name, one.subject.kind, open_adapter(file, pipe.unet), file)
             for one in drawing.trainings
             for file in [one.file(self.work)]
         ]
-        switcher = AdapterSwitcher(pipe)
         images: list[Image.Image] = []
         for start in range(0, len(asked), sampling.batch):
             batch = asked[start : start + sampling.batch]
@@ -111,12 +112,12 @@ class Bench:
                 ).images
         return images
 
-    def _pipe(self, base: str) -> StableDiffusionXLPipeline:
-        if base not in self._pipes:
+    def _base(self, base: str) -> tuple[StableDiffusionXLPipeline, AdapterSwitcher]:
+        if base not in self._bases:
             pipe = load_base(base, device=self.device, dtype=torch.float32)
             pipe.set_progress_bar_config(disable=True)
-            self._pipes[base] = pipe
-        return self._pipes[base]
+            self._bases[base] = pipe, AdapterSwitcher(pipe)
+        return self._bases[base]
 
     def _judge(self, name: str) -> Judge:
         if name not in self._judges:

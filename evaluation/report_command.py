@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from evaluation.command import WORK
 from evaluation.headline import headline, write_headline
 from evaluation.records import Lines, pack, read_records
 
@@ -21,7 +22,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--headline", action="store_true", help="only kept, shira and lora")
     parser.add_argument("--json", type=Path, help="write the headline there")
-    parser.add_argument("--out", type=Path, help="folder of the report; report/ in the first one")
+    parser.add_argument("--out", type=Path, help="folder of the report; report/ of the run")
     parser.add_argument("--pack", type=Path, help="put records and adapters there, gzipped")
 
 
@@ -40,9 +41,9 @@ def run_report(options: argparse.Namespace) -> int:
     if not options.headline:
         from evaluation.report import write_report
 
-        page = write_report(
-            records, adapters, options.folders, options.out or options.folders[0] / "report"
-        )
+        runs = [folder for folder in options.folders if folder != COMMITTED]
+        out = options.out or (runs[0] if runs else WORK) / "report"
+        page = write_report(records, adapters, options.folders, out)
         Console().print(f"the report is in {page}", markup=False, soft_wrap=True)
     return 0
 

@@ -109,7 +109,7 @@ def test_the_base_is_left_as_it_was(done: Path) -> None:
     plan = read_plan(done / "plan.toml")
     bench = Bench(done / "work", "cpu")
     first = bench.draw(all_drawings(plan)[0])
-    pipe = bench._pipe(plan.base)
+    pipe, _ = bench._base(plan.base)
     before = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
     for drawing in all_drawings(plan)[1:4]:
         bench.draw(drawing)

@@ -77,6 +77,7 @@ ARROWS = {
     "shira_diffusion": set(),
     "emoji_xl": {"shira_diffusion"},
     "training": {"shira_diffusion"},
+    "evaluation": {"shira_diffusion", "training", "emoji_xl"},
     "studio": {"shira_diffusion"},
     "benchmarks": {"shira_diffusion"},
     "app.py": {"shira_diffusion", "studio"},
