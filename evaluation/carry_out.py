@@ -17,6 +17,8 @@ from evaluation.records import Lines
 from evaluation.trainings import Training, all_trainings
 from shira_diffusion.errors import ShiraError
 
+WORK = Path("runs/evaluation")
+
 
 @dataclass(frozen=True)
 class Train:

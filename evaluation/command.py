@@ -10,12 +10,11 @@ import torch
 from rich.console import Console
 
 from evaluation.bench import Bench
-from evaluation.carry_out import Place, Progress, carry_out
+from evaluation.carry_out import WORK, Place, Progress, carry_out
 from evaluation.errors import EvaluationError
 from evaluation.plan_file import read_plan
 from evaluation.pool import Alone, Processes
 
-WORK = Path("runs/evaluation")
 UNFINISHED = 3
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -41,7 +40,10 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    """Carry out the plans, one after another, and return 0, or 3 when something is left to do."""
+    """Carry out the plans, one after another, and write the report.
+
+    Returns 0, or 3 when something is left to do.
+    """
     plans = [read_plan(plan, options.chosen) for plan in options.plans]
     if options.workers < 1:
         raise EvaluationError(f"--workers {options.workers}: at least one has to work.")
@@ -58,7 +60,14 @@ def run_plan(options: argparse.Namespace) -> int:
                 console.print(f"failed: {failure}", style="yellow", markup=False, soft_wrap=True)
             console.print(_line(plan.name, progress), markup=False)
             finished = finished and progress.finished
-    return 0 if finished else UNFINISHED
+    if not finished:
+        return UNFINISHED
+    # Only reports need matplotlib, which other machines may lack.
+    from evaluation.report import report_of
+
+    page = report_of([place.folder], place.folder / "report")
+    console.print(f"the report is in {page}", markup=False, soft_wrap=True)
+    return 0
 
 
 def _crew(count: int, devices: list[str], place: Place) -> Alone | Processes:

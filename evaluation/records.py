@@ -67,6 +67,19 @@ def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def found_in(folders: Iterable[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the records of pictures and the lines about adapters of several runs."""
+    folders = list(folders)
+    adapters = [line for folder in folders for line in Lines(_file(folder, "adapters")).read()]
+    return read_records([_file(folder, "records") for folder in folders]), adapters
+
+
+def _file(folder: Path, name: str) -> Path:
+    """Return a run's file, gzipped or not."""
+    packed = folder / f"{name}.jsonl.gz"
+    return packed if packed.is_file() else folder / f"{name}.jsonl"
+
+
 def pack(path: Path, records: Iterable[Record]) -> None:
     """Write records as a gzip that is the same for the same records."""
     text = "".join(f"{json.dumps(record)}\n" for record in records)

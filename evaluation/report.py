@@ -11,10 +11,16 @@ from evaluation.bootstrap import Record
 from evaluation.drawings import BASE
 from evaluation.gallery import gallery
 from evaluation.plots import draw_plots
+from evaluation.records import found_in
 from evaluation.rows import costs, rows, unrelated
 from evaluation.tables import COLUMNS, cells, markdown
 
 PAGE = "index.html"
+
+
+def report_of(folders: Sequence[Path], out: Path) -> Path:
+    """Write the report of runs, by their folders, into `out` and return the page's file."""
+    return write_report(*found_in(folders), folders, out)
 
 
 def write_report(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evaluation.command import WORK
+from evaluation.carry_out import WORK
 from evaluation.headline import headline, write_headline
-from evaluation.records import Lines, pack, read_records
+from evaluation.records import found_in, pack
 
 COMMITTED = Path(__file__).parent / "records"
 
@@ -28,8 +28,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 
 def run_report(options: argparse.Namespace) -> int:
     """Write what is wanted and return 0."""
-    records = read_records(_files(options.folders, "records"))
-    adapters = [line for file in _files(options.folders, "adapters") for line in Lines(file).read()]
+    records, adapters = found_in(options.folders)
     if options.pack:
         pack(options.pack / "records.jsonl.gz", records)
         pack(options.pack / "adapters.jsonl.gz", adapters)
@@ -39,19 +38,11 @@ def run_report(options: argparse.Namespace) -> int:
             write_headline(found, options.json)
         Console().print_json(json.dumps(found))
     if not options.headline:
-        from evaluation.report import write_report
-
         runs = [folder for folder in options.folders if folder != COMMITTED]
         out = options.out or (runs[0] if runs else WORK) / "report"
-        page = write_report(records, adapters, options.folders, out)
+        # Only this needs matplotlib.
+        from evaluation.report import report_of
+
+        page = report_of(options.folders, out)
         Console().print(f"the report is in {page}", markup=False, soft_wrap=True)
     return 0
-
-
-def _files(folders: list[Path], name: str) -> list[Path]:
-    """Return each folder's file of records, gzipped or not; a folder without one gets its name."""
-    found = []
-    for folder in folders:
-        packed = folder / f"{name}.jsonl.gz"
-        found.append(packed if packed.is_file() else folder / f"{name}.jsonl")
-    return found

@@ -50,8 +50,9 @@ def rows(records: Sequence[Record]) -> list[Row]:
     for (method, recipe, strength, active), found in together.items():
         figures = {**single.get((recipe, strength), {}), **_joint(found)}
         if "single" in figures and "joint" in figures:
-            figures["kept"] = figures["joint"] / figures["single"]
             figures["loss"] = figures["single"] - figures["joint"]
+            if figures["single"].value > 0:
+                figures["kept"] = figures["joint"] / figures["single"]
         made.append(Row(method, recipe, strength, active, len(found), figures))
     return made
 

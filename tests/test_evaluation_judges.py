@@ -101,6 +101,14 @@ def test_the_emoji_judge_refuses_what_it_was_never_taught() -> None:
         EmojiJudge.load(CPU).look([picture])
 
 
+def test_a_judge_that_does_not_ship_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JudgeError, match="emoji_xl judge --name dev"):
+        load_judge("emoji-dev", CPU)
+
+
 def test_mean_distances_are_to_the_others_of_the_prompt() -> None:
     distances = torch.arange(16.0).reshape(4, 4)
     assert mean_distance(distances, ["a", "b", "a", "a"]) == [2.5, None, 9.5, 13.0]
@@ -150,4 +158,4 @@ def test_packages_that_are_missing_say_how_to_get_them(name: str) -> None:
 def test_an_unknown_judge_names_those_there_are() -> None:
     with pytest.raises(JudgeError, match="clip-t"):
         load_judge("clip", CPU)
-    assert set(JUDGES) == {"emoji", "clip-t", "clip-i", "dino", "hpsv2", "lpips"}
+    assert set(JUDGES) == {"emoji", "emoji-dev", "clip-t", "clip-i", "dino", "hpsv2", "lpips"}

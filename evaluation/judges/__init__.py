@@ -4,12 +4,13 @@ Each is loaded when a plan names it, through its usual library and with its usua
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
 from evaluation.errors import JudgeError
 from evaluation.judges.base import Drawn, Judge, Scores
-from evaluation.judges.emoji import EmojiJudge
+from evaluation.judges.emoji import DEV, EmojiJudge
 from evaluation.judges.hub import ClipText, clip_images, dino
 from evaluation.judges.packages import HumanPreference, PerceptualDiversity
 from shira_diffusion.errors import nearest
@@ -18,6 +19,7 @@ __all__ = ["JUDGES", "Drawn", "Judge", "Scores", "load_judge"]
 
 JUDGES: Mapping[str, Callable[[torch.device], Judge]] = {
     "emoji": EmojiJudge.load,
+    "emoji-dev": partial(EmojiJudge.load, folder=DEV),
     "clip-t": ClipText.load,
     "clip-i": clip_images,
     "dino": dino,

@@ -1,4 +1,4 @@
-"""The reporting judge of emoji: which concept and style it sees, and how the pictures differ."""
+"""The judges of emoji: which concept and style it sees, and how the pictures differ."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,8 @@ from emoji_xl.judge import JUDGES, Judge, as_tensor
 from evaluation.errors import JudgeError
 from evaluation.judges.base import Drawn, Scores, mean_distance
 
-FOLDER = JUDGES / "report"
+REPORT, DEV = JUDGES / "report", Path("runs/emoji-xl/judges/dev")
+"""The judge that ships and scores, and the one for choosing settings, which is trained here."""
 
 
 class EmojiJudge:
@@ -24,10 +25,13 @@ class EmojiJudge:
         self._judge = judge
 
     @classmethod
-    def load(cls, device: torch.device, folder: Path = FOLDER) -> "EmojiJudge":
-        """Read the judge that ships."""
+    def load(cls, device: torch.device, folder: Path = REPORT) -> "EmojiJudge":
+        """Read a judge, the one that ships."""
         if not (folder / "model.safetensors").is_file():
-            raise JudgeError(f"there is no emoji judge in {folder}; run from the repository's root")
+            raise JudgeError(
+                f"there is no emoji judge in {folder}; run from the repository's root, and train "
+                "one that does not ship: python -m emoji_xl judge --name dev"
+            )
         return cls(Judge.load(folder).to(device))
 
     @torch.no_grad()
