@@ -1,15 +1,16 @@
-"""Means of records with 95 % intervals over training seeds, seeds of noise and prompts.
+"""Means of records with 95 % bootstrap intervals over training seeds, prompts and noise.
 
-The three are crossed: one training seed shows in all pairs, one noise in all prompts. So each is
-drawn anew with replacement, independently of the others, and a picture counts as often as its
-training seed times its noise times its prompt was drawn (the pigeonhole bootstrap,
-https://doi.org/10.1214/07-AOAS122, which errs on the wide side). Prompts are drawn among those of
-the same adapters. All means are resampled by the same draws, so differences and ratios of methods
-that were asked the same are paired.
+They are resampled as they are nested: training seeds first, in each of those drawn the prompts of
+every mix of adapters, and in each of these the seeds of noise, all with replacement
+(https://doi.org/10.1017/CBO9780511802843, section 3.8). The mixes themselves are not resampled.
+Training seeds are drawn alike for all figures, prompts and noise alike for all methods that were
+asked the same, so ratios and differences are paired.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,13 @@ from numpy.typing import NDArray
 
 Record = Mapping[str, Any]
 Floats = NDArray[np.float64]
+Places = NDArray[np.intp]
 Read = Callable[[Record], float | None]
 """What is read from a picture, None if nothing."""
+Label = tuple[int, str, str]
+"""A picture's training seed, its mix of adapters and task, and its prompt."""
 
-DRAWS = 4000
+DRAWS = 2000
 _SEED = 20261125
 
 
@@ -34,16 +38,12 @@ class Estimate:
     @property
     def low(self) -> float:
         """The lower end of the 95 % interval."""
-        return self._percentile(2.5)
+        return float(np.nanpercentile(self.draws, 2.5))
 
     @property
     def high(self) -> float:
         """The upper end of the 95 % interval."""
-        return self._percentile(97.5)
-
-    def _percentile(self, share: float) -> float:
-        finite = self.draws[np.isfinite(self.draws)]
-        return float(np.percentile(finite, share)) if finite.size else float("nan")
+        return float(np.nanpercentile(self.draws, 97.5))
 
     def __add__(self, other: "Estimate") -> "Estimate":
         return Estimate(self.value + other.value, self.draws + other.draws)
@@ -52,10 +52,17 @@ class Estimate:
         return Estimate(self.value - other.value, self.draws - other.draws)
 
     def __truediv__(self, other: "Estimate | float") -> "Estimate":
-        below = other if isinstance(other, Estimate) else Estimate(other, np.array(other))
+        value, draws = (other.value, other.draws) if isinstance(other, Estimate) else (other, other)
         with np.errstate(divide="ignore", invalid="ignore"):
-            value = float(np.divide(self.value, below.value))
-            return Estimate(value, np.divide(self.draws, below.draws))
+            return Estimate(self.value / value, np.divide(self.draws, draws))
+
+
+@dataclass(frozen=True, eq=False)
+class _Picks:
+    """What some of the resamplings, `draws` (m,), took of one training seed: `rows` (m, n)."""
+
+    draws: Places
+    rows: Places
 
 
 def estimate(records: Iterable[Record], read: Read) -> Estimate | None:
@@ -63,37 +70,50 @@ def estimate(records: Iterable[Record], read: Read) -> Estimate | None:
     rows = [(record, value) for record in records if (value := read(record)) is not None]
     if not rows:
         return None
-    values = np.array([value for _, value in rows])
-    weights = np.ones((DRAWS, len(rows)))
-    for name, column in (("training", "training_seed"), ("noise", "seed")):
-        weights *= _counts(name, [record[column] for record, _ in rows])
-    weights *= _prompt_counts([(tuple(r["adapters"]), r["task"], r["prompt"]) for r, _ in rows])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        draws = (weights @ values) / weights.sum(axis=1)
-    return Estimate(float(values.mean()), draws)
+    # In one order, so that methods that were asked the same are resampled alike.
+    rows.sort(key=lambda row: (_label(row[0]), row[0]["seed"]))
+    values = np.array([value for _, value in rows], dtype=np.float64)
+    sums, counts = np.zeros(DRAWS), np.zeros(DRAWS)
+    for picks in _picked(tuple(_label(record) for record, _ in rows)):
+        sums[picks.draws] += values[picks.rows].sum(axis=1)
+        counts[picks.draws] += picks.rows.shape[1]
+    return Estimate(float(values.mean()), sums / counts)
 
 
-def _counts(name: str, labels: Sequence[Hashable]) -> Floats:
-    """How often each row's label was drawn, (DRAWS, rows); the same for the same set of labels."""
-    known = {label: place for place, label in enumerate(sorted(set(labels), key=repr))}
-    drawn = _multinomial(name, len(known))
-    return drawn[:, [known[label] for label in labels]]
+def _label(record: Record) -> Label:
+    mix = f"{'+'.join(record['adapters'])}/{record['task']}"
+    return int(record["training_seed"]), mix, str(record["prompt"])
 
 
-def _prompt_counts(labels: Sequence[tuple[Hashable, ...]]) -> Floats:
-    """As `_counts` for prompts, which are drawn among those of the same adapters and task."""
-    units: dict[tuple[Hashable, ...], set[Hashable]] = {}
-    for label in labels:
-        units.setdefault(label[:-1], set()).add(label[-1])
-    columns: dict[tuple[Hashable, ...], Floats] = {}
-    for unit, prompts in units.items():
-        drawn = _multinomial(repr(unit), len(prompts))
-        for place, prompt in enumerate(sorted(prompts, key=repr)):
-            columns[*unit, prompt] = drawn[:, place]
-    return np.stack([columns[label] for label in labels], axis=1)
+@lru_cache(maxsize=16)
+def _picked(labels: tuple[Label, ...]) -> tuple[_Picks, ...]:
+    """Resample pictures, given by their labels; the same for the same labels."""
+    tree: dict[int, dict[str, dict[str, list[int]]]] = {}
+    for row, (training_seed, mix, prompt) in enumerate(labels):
+        tree.setdefault(training_seed, {}).setdefault(mix, {}).setdefault(prompt, []).append(row)
+    known = sorted(tree)
+    digest = hashlib.sha256(repr(labels).encode()).digest()
+    generator = np.random.default_rng([_SEED, *digest])
+    drawn = np.random.default_rng(_SEED).integers(len(known), size=(len(known), DRAWS))
+    picks = []
+    for turn in drawn:
+        for place, training_seed in enumerate(known):
+            draws = np.flatnonzero(turn == place)
+            parts = [
+                _of_mix(list(prompts.values()), len(draws), generator)
+                for prompts in tree[training_seed].values()
+            ]
+            picks.append(_Picks(draws, np.concatenate(parts, axis=1)))
+    return tuple(picks)
 
 
-def _multinomial(name: str, count: int) -> Floats:
-    """Draw `count` of as many things with replacement, DRAWS times; `name` seeds the draws."""
-    generator = np.random.default_rng([_SEED, *name.encode()])
-    return generator.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
+def _of_mix(prompts: Sequence[Sequence[int]], count: int, generator: np.random.Generator) -> Places:
+    """Resample a mix's prompts and of each the rows of its seeds, `count` times: (count, rows)."""
+    sizes = np.array([len(rows) for rows in prompts])
+    table = np.zeros((len(prompts), sizes.max()), dtype=np.intp)
+    for place, rows in enumerate(prompts):
+        table[place, : len(rows)] = rows
+    chosen = generator.integers(len(prompts), size=(count, len(prompts)))
+    shares = generator.random((*chosen.shape, table.shape[1]))
+    seeds = (shares * sizes[chosen][..., None]).astype(np.intp)
+    return table[chosen[..., None], seeds].reshape(count, -1)

@@ -24,7 +24,7 @@ def headline(records: Sequence[Record], methods: Sequence[str] = METHODS) -> dic
     missing = [name for name in methods if name not in found or "kept" not in found[name].figures]
     if missing:
         raise EvaluationError(f"The records have no pictures yet of {', '.join(missing)}.")
-    joint = [one for one in pairs if one["method"] in methods and len(one["adapters"]) == 2]
+    joint = [one for one in pairs if len(one["adapters"]) == 2]
     return {
         **{name: _figures(found[name]) for name in methods},
         "pairs": len({tuple(record["adapters"]) for record in joint}),

@@ -79,31 +79,51 @@ def test_one_source_of_variance_gives_its_plain_bootstrap(column: str) -> None:
     assert found.draws.mean() == pytest.approx(found.value, abs=0.01)
 
 
-def test_crossed_sources_add_up_as_the_slow_way_does() -> None:
-    """Against a loop that draws labels and looks each picture up."""
+def test_nested_sources_spread_as_the_slow_way_does() -> None:
+    """Against a loop that draws training seeds, in each prompts, in each noise, pair by pair."""
     rng = np.random.default_rng(0)
-    table = {place: rng.random() for place in product(range(3), range(4), range(2))}
+    pairs = ("ink", "comic")
+    table = {place: rng.random() for place in product(pairs, range(3), range(4), range(2))}
     records = [
-        record("m", ["x"], "own", training_seed=t, seed=s, prompt=str(p)) for t, s, p in table
+        record("m", [pair], "own", training_seed=t, seed=s, prompt=str(p))
+        for pair, t, s, p in table
     ]
 
     def read(one: Any) -> float:
-        return table[one["training_seed"], one["seed"], int(one["prompt"])]
+        return table[one["adapters"][0], one["training_seed"], one["seed"], int(one["prompt"])]
+
+    def slow() -> float:
+        return float(
+            np.mean(
+                [
+                    table[pair, t, s, p]
+                    for t in rng.integers(3, size=3)
+                    for pair in pairs
+                    for p in rng.integers(2, size=2)
+                    for s in rng.integers(4, size=4)
+                ]
+            )
+        )
 
     found = estimate(records, read)
     assert found is not None
-    slow = [
-        np.mean([table[place] for place in product(*(rng.integers(n, size=n) for n in (3, 4, 2)))])
-        for _ in range(4000)
-    ]
-    assert found.draws.std() == pytest.approx(np.std(slow), rel=0.06)
+    expected = [slow() for _ in range(4000)]
+    assert found.draws.std() == pytest.approx(np.std(expected), rel=0.06)
     for share in (2.5, 50, 97.5):
-        expected = np.percentile(slow, share)
-        assert np.percentile(found.draws, share) == pytest.approx(expected, abs=0.02)
+        place = np.percentile(expected, share)
+        assert np.percentile(found.draws, share) == pytest.approx(place, abs=0.015)
+
+
+def test_prompts_with_fewer_pictures_count_as_prompts() -> None:
+    records = [record("m", ["x"], "own", prompt="a", seed=seed) for seed in range(3)]
+    records.append(record("m", ["x"], "own", prompt="b"))
+    found = estimate(records, lambda one: float(one["prompt"] == "b"))
+    assert found is not None
+    assert found.draws.mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_methods_asked_the_same_are_paired() -> None:
-    one, other = ({row.method: row for row in rows(experiment(name))}[name] for name in ("a", "b"))
+    (one,), (other,) = rows(experiment("a")), rows(experiment("b")[::-1])
     difference = one.figures["kept"] - other.figures["kept"]
     assert difference.draws.tolist() == [0.0] * len(difference.draws)
 
