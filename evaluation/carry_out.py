@@ -63,6 +63,11 @@ class Place:
         return Lines(self.folder / "adapters.jsonl")
 
     @property
+    def failures(self) -> Lines:
+        """One line an adapter or drawing that could not be made."""
+        return Lines(self.folder / "failures.jsonl")
+
+    @property
     def pictures(self) -> Path:
         """Pictures for the gallery, by their record's key."""
         return self.folder / "pictures"
@@ -174,8 +179,7 @@ class _Board:
         except BrokenExecutor:
             raise
         except (ShiraError, RuntimeError) as error:  # RuntimeError: a GPU's memory is full, say.
-            name = piece.training.name if isinstance(piece, Train) else piece.drawing.method.name
-            self._failures.append(f"{name}: {error}")
+            self._failed(piece, str(error))
             return
         if isinstance(piece, Train):
             self._place.adapters.append([found])
@@ -183,6 +187,14 @@ class _Board:
             return
         self._place.records.append(one for one in found if one["key"] not in self._done)
         self._drawn += 1
+
+    def _failed(self, piece: Piece, message: str) -> None:
+        if isinstance(piece, Train):
+            name, recipe = piece.training.name, piece.training.recipe.name
+        else:
+            name, recipe = "+".join(piece.drawing.adapters), piece.drawing.method.recipe
+        self._failures.append(f"{name}: {message}")
+        self._place.failures.append([{"name": name, "recipe": recipe, "message": message}])
 
     def _fits(self, kind: type, seconds: float) -> bool:
         known = self._seconds[kind][-9:]

@@ -8,7 +8,10 @@ from typing import Any
 
 from evaluation.bootstrap import Estimate, Read, Record, estimate
 from evaluation.drawings import BASE, OWN, SAME, UNRELATED
+from evaluation.errors import EvaluationError
 from evaluation.plan import CONCEPT, KINDS, STYLE
+
+_PLACE = ("method", "training_seed", "strength", "task", "prompt", "seed")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,11 @@ class Row:
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """Return a row for every method, strength and number of adapters, in the records' order."""
+    """Return a row for every method, strength and number of adapters, in the records' order.
+
+    Raises `EvaluationError` for two different pictures in one place.
+    """
+    _check_places(records)
     alone: dict[tuple[str, float], list[Record]] = defaultdict(list)
     together: dict[tuple[str, str, float, int], list[Record]] = defaultdict(list)
     for record in records:
@@ -60,6 +67,17 @@ def rows(records: Sequence[Record]) -> list[Row]:
 def unrelated(records: Iterable[Record]) -> Estimate | None:
     """Return how often concept and style are what unrelated prompts ask for."""
     return estimate((one for one in records if one["task"] == UNRELATED), as_asked)
+
+
+def _check_places(records: Sequence[Record]) -> None:
+    keys: dict[tuple[Any, ...], str] = {}
+    for record in records:
+        place = (*(record[name] for name in _PLACE), tuple(record["adapters"]))
+        if keys.setdefault(place, record["key"]) != record["key"]:
+            raise EvaluationError(
+                f"The records hold two pictures of {record['method']!r} for {record['prompt']!r}, "
+                "made with different settings. Keep such runs apart: give each an --out of its own."
+            )
 
 
 def _single(records: Sequence[Record]) -> dict[str, Estimate]:

@@ -8,7 +8,7 @@ themselves, every recipe among the same number of trials.
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -21,7 +21,7 @@ from evaluation.drawings import OWN, UNRELATED
 from evaluation.errors import EvaluationError
 from evaluation.plan import KINDS, Plan, Recipe
 from evaluation.plan_file import read_plan
-from evaluation.records import read_records
+from evaluation.records import Lines, found_in
 
 Record = Mapping[str, Any]
 
@@ -47,13 +47,15 @@ def add_choose(parser: argparse.ArgumentParser) -> None:
     """Add what choosing takes."""
     parser.description = __doc__
     parser.add_argument("plan", help="the search's plan")
-    parser.add_argument("records", type=Path, nargs="+", help="its records")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of its runs")
     parser.add_argument("--out", type=Path, required=True, help="settings for --chosen, as TOML")
 
 
 def run_choose(options: argparse.Namespace) -> int:
     """Print all trials, best first, and write down the best."""
-    trials = marked(read_plan(options.plan), read_records(options.records))
+    records, _ = found_in(options.runs)
+    failures = [line for run in options.runs for line in Lines(run / "failures.jsonl").read()]
+    trials = marked(read_plan(options.plan), records, [line["recipe"] for line in failures])
     table = Table("recipe", "kind", "settings", "own", "unrelated", "score", "pictures")
     for trial in trials:
         settings = ", ".join(f"{key} {value:g}" for key, value in trial.settings.items())
@@ -65,10 +67,11 @@ def run_choose(options: argparse.Namespace) -> int:
     return 0
 
 
-def marked(plan: Plan, records: Iterable[Record]) -> list[Trial]:
+def marked(plan: Plan, records: Iterable[Record], failed: Collection[str] = ()) -> list[Trial]:
     """Mark every trial of the search, by recipe and kind, best first.
 
-    Raises `EvaluationError` when a recipe has no trial with pictures.
+    Recipes must have had equally many: raises `EvaluationError` while trials that have not
+    `failed` lack pictures.
     """
     kinds = {subject.name: subject.kind for subject in plan.subjects}
     by_trial: dict[tuple[str, str, str], list[float]] = {}
@@ -77,19 +80,18 @@ def marked(plan: Plan, records: Iterable[Record]) -> list[Trial]:
             kind = kinds.get(record["adapters"][0], "")
             place = record["method"], kind, record["task"]
             by_trial.setdefault(place, []).append(_probability(record, kind))
-    trials = [
-        trial
-        for recipe in plan.recipes.values()
-        if recipe.trial_of
-        for kind in KINDS
-        if (trial := _marked(recipe, kind, by_trial)) is not None
-    ]
-    missing = {recipe.trial_of for recipe in plan.recipes.values() if recipe.trial_of} - {
-        trial.origin for trial in trials
+    every = [recipe for recipe in plan.recipes.values() if recipe.trial_of]
+    trials = {
+        (recipe.name, kind): _marked(recipe, kind, by_trial) for recipe in every for kind in KINDS
     }
-    if missing or not trials:
-        raise EvaluationError(f"No trial has pictures yet: {sorted(missing) or 'run the plan'}.")
-    return sorted(trials, key=lambda trial: (trial.origin, trial.kind, -trial.score))
+    open_ = {name for (name, _), trial in trials.items() if trial is None} - set(failed)
+    if open_ or not every:
+        raise EvaluationError(
+            f"{len(open_)} of {len(every)} trials have no pictures yet, {sorted(open_)[:3]} among "
+            "them; finish the search first, or no two methods have had the same chance."
+        )
+    found = [trial for trial in trials.values() if trial is not None]
+    return sorted(found, key=lambda trial: (trial.origin, trial.kind, -trial.score))
 
 
 def best(trials: Iterable[Trial]) -> list[Trial]:

@@ -222,9 +222,18 @@ def test_the_search_takes_the_best_of_each_kind(tmp_path: Path) -> None:
     assert read_plan("headline", tmp_path / "chosen.toml").recipes["lora"].concept["lr"] == 1e-2
 
 
-def test_a_search_with_a_recipe_missing_chooses_nothing() -> None:
-    with pytest.raises(EvaluationError, match="lora"):
-        marked(read_plan("tune"), trial("shira-lr0.01-steps240", 0.5, 0.5))
+def test_a_search_that_is_not_finished_chooses_nothing() -> None:
+    plan = read_plan("tune")
+    records = [one for name in list(plan.recipes)[:-1] for one in trial(name, 0.5, 0.5)]
+    with pytest.raises(EvaluationError, match="1 of 24 trials"):
+        marked(plan, records)
+    assert len(marked(plan, records, failed=[list(plan.recipes)[-1]])) == 2 * 23
+
+
+def test_runs_with_different_settings_are_not_mixed() -> None:
+    records = experiment("m")
+    with pytest.raises(EvaluationError, match="--out"):
+        rows([*records, records[0] | {"key": "other"}])
 
 
 def test_the_report_works_from_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
