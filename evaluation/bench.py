@@ -37,7 +37,7 @@ class Bench:
     def __post_init__(self) -> None:
         if self.device.startswith("cuda"):
             # Kernels are launched on the current device.
-            torch.cuda.set_device(self.device)
+            torch.cuda.set_device(torch.device(self.device).index or 0)
             torch.set_float32_matmul_precision("high")
 
     def train(self, training: Training) -> dict[str, Any]:

@@ -157,6 +157,7 @@ def test_every_way_of_training_is_drawn(tmp_path: Path, toy_base: Path) -> None:
         assert delta.indices.tolist() == concept.deltas[name].indices.tolist()
 
 
+@pytest.mark.slow
 def test_two_processes_do_as_one(done: Path, tmp_path: Path) -> None:
     """Adapters are there already, so that this draws only."""
     work, out = str(done / "work"), tmp_path / "out"
