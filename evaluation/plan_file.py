@@ -59,23 +59,15 @@ def read_plan(source: str | Path, chosen: Path | None = None) -> Plan:
     path = find_plan(source)
     table = _with_parent(path)
     faults: list[str] = []
-    parts = {
-        key: table.pop(key, default)
-        for key, default in (
-            ("styles", []),
-            ("concepts", []),
-            ("recipes", {}),
-            ("search", {}),
-            ("methods", []),
-        )
-    }
+    parts = {name: table.pop(name, []) for name in ("styles", "concepts", "methods")}
+    named = {name: _tables(table.pop(name, {}), name, faults) for name in ("recipes", "search")}
     head = build(_Head, table, str(path), faults)
     subjects = [
         *_subjects(STYLE, parts["styles"], faults),
         *_subjects(CONCEPT, parts["concepts"], faults),
     ]
-    recipes = _recipes(parts["recipes"], read_toml(chosen) if chosen else {}, faults)
-    recipes = _trials(recipes, parts["search"], faults)
+    recipes = _recipes(named["recipes"], read_toml(chosen) if chosen else {}, faults)
+    recipes = _trials(recipes, named["search"], faults)
     methods = _methods(parts["methods"], recipes, faults)
     sampling = build(Sampling, head.sampling, "[sampling]", faults) if head else None
     questions = build(Questions, head.questions, "[questions]", faults) if head else None
@@ -83,11 +75,8 @@ def read_plan(source: str | Path, chosen: Path | None = None) -> Plan:
         faults += _of_head(head)
     if head and sampling and questions:
         faults += _together(head, subjects, sampling, questions)
-    if faults:
+    if faults or head is None or sampling is None or questions is None:
         raise PlanError("\n".join(["The plan has faults:", *(f"  - {one}" for one in faults)]))
-    assert head is not None
-    assert sampling is not None
-    assert questions is not None
     return Plan(
         head.name,
         head.base,
@@ -145,13 +134,12 @@ def _subjects(kind: str, tables: Any, faults: list[str]) -> list[Subject]:
     return found
 
 
-def _recipes(tables: Any, chosen: Mapping[str, Any], faults: list[str]) -> dict[str, Recipe]:
+def _recipes(
+    tables: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, Any], faults: list[str]
+) -> dict[str, Recipe]:
     """Read `[recipes.NAME]`: the trainer's settings, and what differs for styles and concepts."""
     recipes: dict[str, Recipe] = {}
     for name, table in tables.items():
-        if not isinstance(table, Mapping):
-            faults.append(f"[recipes] {name} is not a table")
-            continue
         like = table.get("like")
         if like is not None and like not in recipes:
             faults.append(f"[recipes.{name}] is like {like!r}, which does not stand before it")
@@ -190,6 +178,9 @@ def _trials(
         if name not in recipes:
             faults.append(f"[search.{name}]: there is no recipe {name!r}")
             continue
+        if not axes or not all(isinstance(values, list) and values for values in axes.values()):
+            faults.append(f"[search.{name}]: every setting needs a list of values to try")
+            continue
         by_recipe.append(_of_search(recipes[name], axes))
     counts = {trials[0].trial_of: len(trials) for trials in by_recipe if trials}
     if len(set(counts.values())) > 1:
@@ -205,7 +196,7 @@ def _of_search(recipe: Recipe, axes: Mapping[str, Any]) -> list[Recipe]:
     trials = []
     for values in itertools.product(*axes.values()):
         trial = dict(zip(axes, values, strict=True))
-        label = "-".join([recipe.name, *(f"{key}{value:g}" for key, value in trial.items())])
+        label = "-".join([recipe.name, *(f"{key}{value}" for key, value in trial.items())])
         common = {**recipe.common, **trial}
         trials.append(Recipe(label, common, trial_of=recipe.name, trial=trial))
     return trials
@@ -264,6 +255,17 @@ def _together(
         except (KeyError, IndexError, ValueError):
             faults.append(f"{template!r} holds more than {{concept}}, {{a_concept}}, {{style}}")
     return faults
+
+
+def _tables(tables: Any, name: str, faults: list[str]) -> dict[str, Mapping[str, Any]]:
+    """Return the tables below `name`, noting what is none."""
+    found = tables if isinstance(tables, Mapping) else {"": tables}
+    faults += [
+        f"[{name}] {key} is not a table"
+        for key, one in found.items()
+        if not isinstance(one, Mapping)
+    ]
+    return {key: one for key, one in found.items() if isinstance(one, Mapping)}
 
 
 def _list(tables: Any, name: str, faults: list[str]) -> list[Any]:

@@ -171,6 +171,20 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
         assert words in str(caught.value)
 
 
+def test_tables_that_are_none_are_faults(tmp_path: Path) -> None:
+    file = write_plan(tmp_path, tmp_path, "[search.shira]\nlr = 1.0\n[search.lora]\n")
+    file.write_text("search.x = 3\nmethods = 1\n" + file.read_text())
+    with pytest.raises(PlanError) as caught:
+        read_plan(file)
+    for words in (
+        "x is not a table",
+        "methods are no",
+        "[search.shira]: every setting",
+        "lora]: every",
+    ):
+        assert words in str(caught.value)
+
+
 def test_a_plan_that_is_not_there_names_those_that_are() -> None:
     with pytest.raises(PlanError, match="headline"):
         read_plan("headlines")
