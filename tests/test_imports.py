@@ -100,6 +100,7 @@ ARROWS = {
     "shira_diffusion": set(),
     "emoji_xl": {"shira_diffusion"},
     "training": {"shira_diffusion"},
+    "evaluation": {"shira_diffusion", "training", "emoji_xl"},
     "studio": {"shira_diffusion", "emoji_xl"},
     "benchmarks": {"shira_diffusion"},
     "app.py": {"shira_diffusion", "studio"},

@@ -9,11 +9,13 @@ import torch
 from rich.console import Console
 
 from shira_diffusion.pipeline import load_base
+from training import methods
 from training.concepts import read_data
 from training.config import Config
 from training.errors import TrainingError
 from training.events import EventLog
 from training.machine import Machine
+from training.methods import Create
 from training.prepare import check_fit, side_of, with_words
 from training.report import Report
 from training.run_folder import RunFolder
@@ -21,10 +23,16 @@ from training.session import Outcome, Session
 
 
 def run(
-    config: Config, console: Console, *, resume: bool = False, stop_after: int | None = None
+    config: Config,
+    console: Console,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    create: Create = methods.create,
 ) -> Outcome:
     """Train and export as `config` says; after `stop_after` steps of this call save and stop.
 
+    `create` prepares the method on the UNet, where that is not one of the trainer's own.
     Raises `ShiraError`, before anything is written if the fault can be known by then.
     """
     machine = Machine.detect(config.device, config.precision)
@@ -41,7 +49,7 @@ def run(
         folder.begin(config, resume=resume)
         report = Report(console, folder.log)
     with _failures_logged(report, config):
-        session = Session(config, machine, folder, dataset, pipe, side, report)
+        session = Session(config, machine, folder, dataset, pipe, side, report, create)
         return session.train(resume=resume, stop_after=stop_after)
 
 

@@ -21,7 +21,7 @@ from training.images import Size
 from training.interrupt import graceful_stop
 from training.loop import Loop, StepResult
 from training.machine import Machine
-from training.methods import Method
+from training.methods import Create, Method
 from training.objective import Objective
 from training.prepare import check_origin, origin
 from training.prior import Prior, shared_out
@@ -52,7 +52,9 @@ class Session:
         pipe: StableDiffusionXLPipeline,
         side: int,
         report: Report,
+        create: Create = methods.create,
     ) -> None:
+        self._create = create
         self._config = config
         self._machine = machine
         self._folder = folder
@@ -115,7 +117,7 @@ class Session:
             count=config.calibration_batches,
             machine=self._machine,
         )
-        method = methods.create(config, unet, calibrate, stored["method"] if stored else None)
+        method = self._create(config, unet, calibrate, stored["method"] if stored else None)
         trained = sum(values.numel() for values in method.parameters())
         self._report.note(f"{trained:,} values are trained", "method", trained=trained)
         return method

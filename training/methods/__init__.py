@@ -16,10 +16,12 @@ from training.methods.shira import Shira
 from training.methods.shira_dora import ShiraDora
 from training.methods.symlora import SymLora
 
-__all__ = ["Gradients", "Method", "create"]
+__all__ = ["Create", "Gradients", "Method", "create"]
 
 Weights = dict[str, nn.Parameter]
 Indices = Callable[[], dict[str, Tensor]]
+Create = Callable[[Config, nn.Module, Gradients, Mapping[str, Any] | None], Method]
+"""Prepares a method on a UNet, as `create` does."""
 
 
 def create(

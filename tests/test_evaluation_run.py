@@ -1,0 +1,169 @@
+"""Plans carried out on the toy base: real training, drawing and judging, on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluation_toys import write_plan
+
+from evaluation.__main__ import main
+from evaluation.bench import Bench
+from evaluation.carry_out import Place, Progress, carry_out
+from evaluation.drawings import all_drawings
+from evaluation.plan import Plan
+from evaluation.plan_file import read_plan
+from evaluation.pool import Alone
+from evaluation.records import Lines
+from evaluation.trainings import all_trainings
+from shira_diffusion import Adapter
+
+KINDS = """
+[recipes.dora]
+method = "dora"
+
+[recipes.symlora]
+method = "symlora"
+
+[recipes.shira-dora]
+method = "shira-dora"
+density = 0.1
+rank = 2
+
+[recipes.peft-shira]
+method = "shira"
+density = 0.1
+trainer = "peft-shira"
+
+[recipes.disjoint]
+method = "shira"
+density = 0.3
+disjoint = true
+"""
+
+
+def run(plan: Plan, folder: Path, until: float = 1e9) -> Progress:
+    place = Place(folder / "run", folder / "work")
+    return carry_out(plan, place, Alone(Bench(place.work, "cpu", place.pictures)), until=until)
+
+
+def lines(folder: Path, name: str = "records.jsonl") -> list[dict[str, Any]]:
+    return list(Lines(folder / name).read())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, toy_base: Path) -> Path:
+    """Folder of a plan that was carried out: its file is plan.toml."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    plan = read_plan(write_plan(folder, toy_base))
+    progress = run(plan, folder)
+    assert progress == Progress(4, 4, 7, 7)
+    return folder
+
+
+def test_every_picture_has_one_record(done: Path) -> None:
+    plan = read_plan(done / "plan.toml")
+    expected = [key for drawing in all_drawings(plan) for key in drawing.every_key()]
+    records = lines(done / "run")
+    assert sorted(str(record["key"]) for record in records) == sorted(expected)
+    for record in records:
+        assert set(record["scores"]) == {"concept", "style", "concept_p", "style_p", "diversity"}
+
+
+def test_every_adapter_is_listed_with_what_it_costs(done: Path) -> None:
+    listed = lines(done / "run", "adapters.jsonl")
+    for training in all_trainings(read_plan(done / "plan.toml")):
+        (line,) = [line for line in listed if line["name"] == training.name]
+        file = training.file(done / "work")
+        assert line["bytes"] == file.stat().st_size
+        if training.recipe.name == "shira":
+            assert line["values"] == Adapter.load(file).nnz
+
+
+def test_a_finished_plan_does_nothing_again(done: Path) -> None:
+    records = (done / "run" / "records.jsonl").read_bytes()
+    adapters = (done / "run" / "adapters.jsonl").read_bytes()
+    assert run(read_plan(done / "plan.toml"), done).finished
+    assert (done / "run" / "records.jsonl").read_bytes() == records
+    assert (done / "run" / "adapters.jsonl").read_bytes() == adapters
+
+
+def test_only_what_is_missing_is_drawn_again(done: Path) -> None:
+    before = lines(done / "run")
+    file = done / "run" / "records.jsonl"
+    file.write_text(file.read_text()[:-30])  # the last line is torn
+    assert len(lines(done / "run")) == len(before) - 1
+    assert run(read_plan(done / "plan.toml"), done).finished
+    assert lines(done / "run") == before
+
+
+def test_pictures_depend_on_seed_and_mix_alone(done: Path, toy_base: Path) -> None:
+    """The batches' bounds, at 3 pictures here, have no part in them."""
+    plan = read_plan(done / "plan.toml")
+    bench = Bench(done / "work", "cpu")
+    drawing = next(d for d in all_drawings(plan) if len(d.adapters) == 2)
+    assert bench.draw(drawing) == bench.draw(drawing)
+
+
+def test_the_base_is_left_as_it_was(done: Path) -> None:
+    plan = read_plan(done / "plan.toml")
+    bench = Bench(done / "work", "cpu")
+    first = bench.draw(all_drawings(plan)[0])
+    pipe, _ = bench._base(plan.base)
+    before = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
+    for drawing in all_drawings(plan)[1:4]:
+        bench.draw(drawing)
+    after = pipe.unet.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert bench.draw(all_drawings(plan)[0]) == first
+
+
+def test_no_time_means_nothing_is_begun(tmp_path: Path, toy_base: Path) -> None:
+    progress = run(read_plan(write_plan(tmp_path, toy_base)), tmp_path, until=0)
+    assert (progress.trained, progress.drawn) == (0, 0)
+    assert not progress.finished
+
+
+def test_an_adapter_that_fails_holds_up_only_its_own(tmp_path: Path, toy_base: Path) -> None:
+    file = write_plan(tmp_path, toy_base)
+    text = file.read_text()
+    file.write_text(text.replace('method = "lora"', 'method = "lora"\nlr = 1e30\nclip = 0.0'))
+    progress = run(read_plan(file), tmp_path)
+    assert progress.trained == 2
+    assert len(progress.failures) == 2
+    assert all("lower lr" in failure for failure in progress.failures)
+    assert progress.drawn == 4  # the base, shira alone twice and together
+
+
+def test_every_way_of_training_is_drawn(tmp_path: Path, toy_base: Path) -> None:
+    file = write_plan(tmp_path, toy_base, KINDS)
+    file.write_text(file.read_text().replace("seeds = [0, 1]\nbatch", "seeds = [0]\nbatch"))
+    plan = read_plan(file)
+    progress = run(plan, tmp_path)
+    assert progress.finished, progress.failures
+    by_name = {t.recipe.name + t.subject.kind: t for t in all_trainings(plan)}
+    style, concept = (
+        Adapter.load(by_name[f"disjoint{kind}"].file(tmp_path / "work"))
+        for kind in ("style", "concept")
+    )
+    for name, delta in style.deltas.items():
+        assert not set(delta.indices.tolist()) & set(concept.deltas[name].indices.tolist())
+    style, concept = (
+        Adapter.load(by_name[f"peft-shira{kind}"].file(tmp_path / "work"))
+        for kind in ("style", "concept")
+    )
+    for name, delta in style.deltas.items():  # PEFT's masks are all the same
+        assert delta.indices.tolist() == concept.deltas[name].indices.tolist()
+
+
+@pytest.mark.slow
+def test_two_processes_do_as_one(done: Path, tmp_path: Path) -> None:
+    """Adapters are there already, so that this draws only."""
+    work, out = str(done / "work"), tmp_path / "out"
+    options = ["--work", work, "--out", str(out), "--workers", "2", "--device", "cpu"]
+    assert main([str(done / "plan.toml"), *options]) == 0
+    found, expected = ({line["key"]: line for line in lines(f)} for f in (out, done / "run"))
+    assert found.keys() == expected.keys()
+    for key, line in found.items():
+        assert line["scores"] == pytest.approx(expected[key]["scores"], abs=1e-3)
