@@ -63,6 +63,20 @@ class Machine:
             for tensor in tensors:
                 tensor.copy_(reduce(tensor, "sum"))
 
+    def peak_memory(self) -> dict[str, int]:
+        """Return the most bytes held since the last call, by tensors and in all, {} without CUDA.
+
+        The next call counts from here on.
+        """
+        if self.device.type != "cuda":
+            return {}
+        peak = {
+            "allocated": torch.cuda.max_memory_allocated(self.device),
+            "reserved": torch.cuda.max_memory_reserved(self.device),
+        }
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return peak
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """Let the main process do the block alone, the others after it."""

@@ -1,6 +1,7 @@
 """A run whose settings, data and base have been found good: prepare, train, export."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -175,6 +176,7 @@ class Session:
             return False
         trackers = config.trackers if self._machine.is_main else ()
         with (
+            self._memory_logged(),
             graceful_stop(self._say_stopping) as wish,
             self._report.bar("training", config.steps, loop.step) as advance,
             tracking(trackers, config, self._folder.curves) as track,
@@ -192,6 +194,20 @@ class Session:
                     with loop.averaged():
                         self._samples(result.step)
         return False
+
+    @contextmanager
+    def _memory_logged(self) -> Iterator[None]:
+        """Log the most memory that preparing took and, afterwards, that the block took."""
+        self._log_memory("preparing")
+        try:
+            yield
+        finally:
+            self._log_memory("training")
+
+    def _log_memory(self, stage: str) -> None:
+        peak = self._machine.peak_memory()
+        if peak:
+            self._report.log.write("memory", stage=stage, **peak)
 
     def _say_stopping(self) -> None:
         self._report.console.print("stopping after this step; once more to stop at once")
