@@ -51,7 +51,7 @@ def write_base(folder: Path, device: torch.device) -> None:
 
 
 def write_images(folder: Path, side: int, count: int = 4) -> None:
-    """Write pictures of random colours, in blocks, and beside them nothing: one prompt is for all."""
+    """Write pictures of random colours and no captions: one prompt is for all."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     for number in range(count):

@@ -1,6 +1,6 @@
 """Trains as `python -m training` does, and takes the times from the run's own event log.
 
-    python -m benchmarks.loop_ours RESULT.json STEPS WARM_UP key=value ...
+python -m benchmarks.loop_ours RESULT.json STEPS WARM_UP key=value ...
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ then (a second pipeline, a file) is no part of its loop.
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 import sys
 import time
@@ -19,10 +20,11 @@ import torch
 import tqdm.auto
 from diffusers import AutoencoderKL
 
+from benchmarks import loop_transforms
 from benchmarks.loop_result import LoopResult, peaks
 
 
-class _Watch(tqdm.auto.tqdm):  # type: ignore[type-arg]
+class _Watch(tqdm.auto.tqdm):
     """A progress bar that writes down when it hears of a step."""
 
     result: Path
@@ -43,7 +45,8 @@ class _Watch(tqdm.auto.tqdm):  # type: ignore[type-arg]
 
 def _cache_latents() -> None:
     """Have the VAE encode one picture and give its latents for all, as a cache would."""
-    encode, known = AutoencoderKL.encode, []
+    encode = AutoencoderKL.encode
+    known: list[Any] = []
 
     def cached(self: AutoencoderKL, *arguments: Any, **keywords: Any) -> Any:
         if not known:
@@ -55,11 +58,7 @@ def _cache_latents() -> None:
 
 def _find_torchvision() -> None:
     """The script's picture transforms; where torchvision is missing, those that it uses."""
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        from benchmarks import loop_transforms
-
+    if importlib.util.find_spec("torchvision") is None:
         loop_transforms.install()
 
 

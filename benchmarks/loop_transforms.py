@@ -35,6 +35,7 @@ class Resize:
         self._resampling = interpolation.value
 
     def __call__(self, image: Image.Image) -> Image.Image:
+        """Scale a picture."""
         scale = self._size / min(image.size)
         width, height = (round(side * scale) for side in image.size)
         return image.resize((width, height), self._resampling)
@@ -47,6 +48,7 @@ class CenterCrop:
         self._size = size
 
     def __call__(self, image: Image.Image) -> Image.Image:
+        """Cut a picture."""
         left, top = ((side - self._size) // 2 for side in image.size)
         return crop(image, top, left, self._size, self._size)
 
@@ -75,6 +77,7 @@ class Compose:
         self._parts = parts
 
     def __call__(self, image: object) -> object:
+        """Transform a picture."""
         for part in self._parts:
             image = part(image)
         return image
@@ -84,6 +87,7 @@ class ToTensor:
     """A picture as (3, H, W) from 0 to 1."""
 
     def __call__(self, image: Image.Image) -> Tensor:
+        """Convert a picture."""
         return torch.from_numpy(np.asarray(image, dtype=np.float32).copy()).permute(2, 0, 1) / 255
 
 
@@ -94,6 +98,7 @@ class Normalize:
         self._mean, self._std = mean[0], std[0]
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        """Shift and scale pixels."""
         return (pixels - self._mean) / self._std
 
 

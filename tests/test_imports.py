@@ -61,7 +61,7 @@ ARROWS = {
     "emoji_xl": {"shira_diffusion"},
     "training": {"shira_diffusion"},
     "studio": {"shira_diffusion"},
-    "benchmarks": {"shira_diffusion"},
+    "benchmarks": {"shira_diffusion", "training"},
     "app.py": {"shira_diffusion", "studio"},
 }
 

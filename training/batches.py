@@ -99,7 +99,7 @@ class Batches:
             torch.stack([example.time_ids for example in mine]),
             torch.tensor(weights)[share],
         )
-        return Batch(*(tensor.to(machine.device) for tensor in tensors))
+        return Batch(*(machine.bring(tensor) for tensor in tensors))
 
     def _choose(self, index: int, purpose: str) -> tuple[list[Example], list[float]]:
         buckets = list(self._instances_by_shape.values())

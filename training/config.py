@@ -16,6 +16,9 @@ METHODS = ("shira", "lora", "dora", "symlora", "shira-dora")
 SPARSE = ("shira", "shira-dora")
 """The methods whose adapter is a native file of single entries."""
 
+MIXED = ("lora", "dora")
+"""The methods that compute with trained values of another dtype than the base's."""
+
 OPTIMIZERS = {
     "adamw": "torch",
     "adamw8bit": "bitsandbytes",
@@ -203,7 +206,9 @@ class Config:
     noise_offset: float = setting(
         0.0, "lets pictures be darker and brighter than the base's, 0.05 or so", at_least(0)
     )
-    precision: str = setting("auto", "bf16 on CUDA, else fp32", one_of(("auto", "fp32", "bf16")))
+    precision: str = setting(
+        "auto", "bf16 on CUDA, else fp32", one_of(("auto", "fp32", "bf16", "fp16"))
+    )
     gradient_checkpointing: bool = setting(False, "less memory, slower steps", free=True)
 
     prior_prompts: tuple[str, ...] = setting((), "what the base must not forget")

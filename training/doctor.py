@@ -15,13 +15,14 @@ from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
 from training import methods
 from training.concepts import read_data
-from training.config import Config
+from training.config import MIXED, Config
 from training.data import CaptionedImage, Dataset
 from training.images import Size
 from training.machine import Machine
 from training.memory import Footprint, footprint
 from training.objective import Objective
 from training.prepare import check_fit, check_origin, origin, side_of, with_words
+from training.recompute import keep_little
 from training.run_folder import RunFolder
 from training.views import Gaze
 
@@ -137,8 +138,8 @@ class _Examination:
         check_fit(config, pipe, side, machine)
         on_cpu = Machine(torch.device("cpu"), machine.dtype)
         if config.gradient_checkpointing:
-            pipe.unet.enable_gradient_checkpointing()
-        objective = Objective.of(pipe, on_cpu)
+            keep_little(pipe.unet)
+        objective = Objective.of(pipe, on_cpu, mixed=config.method in MIXED)
         method = methods.create(config, pipe.unet, _no_gradients, None)
         self._say(f"trained values: {sum(v.numel() for v in method.parameters()):,}")
         largest = max(sizes or [(side, side)], key=math.prod)

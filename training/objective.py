@@ -1,5 +1,6 @@
 """The denoising loss of a base, as its scheduler says that it was trained."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ class Objective:
     machine: Machine
     level_weights: Tensor
     noise_offset: float
+    mixed: bool
 
     @classmethod
     def of(
@@ -35,10 +37,12 @@ class Objective:
         *,
         min_snr_gamma: float = 0.0,
         noise_offset: float = 0.0,
+        mixed: bool = False,
     ) -> "Objective":
         """Read the noise schedule and what is predicted from the pipeline's own scheduler.
 
-        Without a `min_snr_gamma` all noise levels count the same.
+        `mixed` says that values of another dtype than the base's take part in computing, which
+        then is done under autocast. Without a `min_snr_gamma` all noise levels count the same.
         """
         scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         kind = scheduler.config.prediction_type
@@ -50,7 +54,7 @@ class Objective:
         weights = (
             min_snr_weights(scheduler, min_snr_gamma) if min_snr_gamma else even_weights(scheduler)
         )
-        return cls(pipe.unet, scheduler, machine, weights.to(machine.device), noise_offset)
+        return cls(pipe.unet, scheduler, machine, weights.to(machine.device), noise_offset, mixed)
 
     @property
     def train_timesteps(self) -> int:
@@ -61,7 +65,9 @@ class Objective:
         """Return the weighted sum of the examples' mean squared errors, a scalar in fp32."""
         noise = with_offset(batch.noise, self.noise_offset) if self.noise_offset else batch.noise
         noisy = self.scheduler.add_noise(batch.latents, noise, batch.timesteps)
-        with self.machine.autocast():
+        # A network of one dtype goes without: autocast would do its norms in fp32 and cost the
+        # host a look at every operation.
+        with self.machine.autocast() if self.mixed else nullcontext():
             prediction = self.unet(
                 noisy.to(self.machine.dtype),
                 batch.timesteps,

@@ -14,7 +14,7 @@ from shira_diffusion.fingerprint import fingerprint
 from training import methods
 from training.batches import Batches
 from training.calibration import gradients
-from training.config import Config
+from training.config import MIXED, Config
 from training.data import CaptionedImage, Dataset
 from training.encode import Encoder, TensorCache
 from training.export import Destination, card_of, describe
@@ -26,6 +26,7 @@ from training.methods import Method
 from training.objective import Objective
 from training.prepare import check_origin, origin
 from training.prior import Prior, shared_out
+from training.recompute import keep_little
 from training.report import Report
 from training.run_folder import RunFolder
 from training.sampling import Sampler, encoders_at_hand
@@ -72,6 +73,7 @@ class Session:
             self._machine,
             min_snr_gamma=self._config.min_snr_gamma,
             noise_offset=self._config.noise_offset,
+            mixed=self._config.method in MIXED,
         )
         batches = self._batches(objective)
         method = self._method(objective, batches, stored)
@@ -108,7 +110,7 @@ class Session:
     ) -> Method:
         config, unet = self._config, self._pipe.unet
         if config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
+            keep_little(unet)
         calibrate = partial(
             gradients,
             objective=objective,
