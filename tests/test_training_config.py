@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from training.config import METHODS, Config, describe_settings, differences, to_json
+from training.config import METHODS, Config
 from training.errors import ConfigError
 from training.settings import PRESETS, load_config
+from training.written import describe_settings, differences, to_json
 
 
 def preset(folder: Path, text: str) -> Path:

@@ -82,7 +82,9 @@ def test_forty_steps_equal_twenty_and_twenty_bit_for_bit(
 )
 def test_optimizer_is_the_librarys_own_with_the_settings(name: str, kind: type) -> None:
     values = [nn.Parameter(torch.ones(3))]
-    optimizer = create_optimizer(settings(optimizer=name, lr=0.5, weight_decay=0.25), values)
+    optimizer = create_optimizer(
+        settings(optimizer=name, lr=0.5, weight_decay=0.25), [{"params": values}]
+    )
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"], group["params"]) == (0.5, 0.25, values)
@@ -97,7 +99,7 @@ def test_eight_bit_adamw_is_the_one_of_bitsandbytes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "bitsandbytes", package)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", module)
     values = [nn.Parameter(torch.ones(3))]
-    assert type(create_optimizer(settings(optimizer="adamw8bit"), values)) is Stub
+    assert type(create_optimizer(settings(optimizer="adamw8bit"), [{"params": values}])) is Stub
 
 
 @pytest.mark.parametrize("cycles", [1, 3])
@@ -105,7 +107,7 @@ def test_cosine_restarts_as_often_as_asked(cycles: int) -> None:
     config = settings(
         schedule="cosine_with_restarts", schedule_cycles=cycles, steps=12, warmup=2, lr=0.5
     )
-    optimizer = create_optimizer(config, [nn.Parameter(torch.ones(3))])
+    optimizer = create_optimizer(config, [{"params": [nn.Parameter(torch.ones(3))]}])
     schedule = create_schedule(config, optimizer)
     for step in range(12):
         progress = (step - 2) / 10

@@ -78,7 +78,9 @@ def test_shares_of_several_processes_make_the_whole_batch(world: int) -> None:
     shares = [
         batches(6, 3).draw(2, Machine(CPU.device, CPU.dtype, rank, world)) for rank in range(world)
     ]
-    for name in vars(whole):
+    captions = tuple(caption for share in shares for caption in share.captions)
+    assert captions == whole.captions
+    for name in vars(whole).keys() - {"captions", "shares"}:
         joined = torch.cat([getattr(share, name) for share in shares])
         assert torch.equal(joined, getattr(whole, name)), name
 

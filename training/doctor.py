@@ -157,7 +157,7 @@ class _Examination:
             f"{_mib(found.unet)} + trained values, gradients and AdamW {_mib(found.values)} + "
             f"forward and backward of {count} images {checkpointing} checkpointing "
             f"{_mib(found.step)}\n"
-            f"  encoding: {_mib(found.preparing)} = UNet + VAE and text encoders "
+            f"  encoding: {_mib(found.preparing)} = VAE and text encoders "
             f"{_mib(found.encoders)} + one image in the VAE {_mib(found.encoding)}\n"
             "  (allocations of a step on tensors without storage; kernels' workspaces are extra)"
         )

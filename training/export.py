@@ -14,7 +14,7 @@ from training.card import read_credit, write_card
 from training.config import SPARSE, Config
 from training.data import Dataset
 from training.errors import RunError
-from training.methods import Method
+from training.methods import Together
 
 THUMBNAIL_SIDE = 256
 
@@ -32,7 +32,7 @@ class Destination:
     replace: bool
 
     def publish(
-        self, method: Method, info: AdapterInfo, card: str, thumbnail: Image.Image | None
+        self, method: Together, info: AdapterInfo, card: str, thumbnail: Image.Image | None
     ) -> Path:
         """Write everything beside the place, then move it there in one go."""
         if self.folder.exists() and not self.replace:

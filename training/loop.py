@@ -15,7 +15,7 @@ from training.batches import Batches
 from training.config import Config
 from training.errors import TrainingError
 from training.machine import Machine
-from training.methods import Method
+from training.methods import Together, Trainable
 from training.objective import Objective
 from training.optimizers import create_optimizer, create_schedule
 
@@ -36,7 +36,7 @@ class Loop:
     def __init__(
         self,
         config: Config,
-        method: Method,
+        method: Trainable,
         objective: Objective,
         batches: Batches,
         machine: Machine,
@@ -48,7 +48,10 @@ class Loop:
         self._batches = batches
         self._machine = machine
         self._values = method.parameters()
-        self._optimizer = create_optimizer(config, self._values)
+        groups: list[dict[str, Any]] = [{"params": self._values, "lr": config.lr}]
+        if isinstance(method, Together):
+            groups = method.groups(config.rates)
+        self._optimizer = create_optimizer(config, groups)
         self._schedule = create_schedule(config, self._optimizer)
         self._scaler = machine.scaler()
         self._average = Average(self._values, config.ema) if config.ema else None

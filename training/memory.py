@@ -36,7 +36,7 @@ class Footprint:
     @property
     def preparing(self) -> int:
         """The peak while the images are encoded."""
-        return self.unet + self.encoders + self.encoding
+        return self.encoders + self.encoding
 
     @property
     def training(self) -> int:

@@ -1,18 +1,20 @@
 """The optimizers and learning rate schedules of a run, all of them from libraries."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers.optimization import get_scheduler
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from training.config import Config
 
 
-def create_optimizer(config: Config, values: Sequence[nn.Parameter]) -> Optimizer:
-    """Return the configured optimizer of the values; settings have been checked for its package.
+def create_optimizer(config: Config, groups: Sequence[Mapping[str, Any]]) -> Optimizer:
+    """Return the configured optimizer of groups of values, each with its rate.
+
+    Settings have been checked for its package.
 
     AdamW (https://arxiv.org/abs/1711.05101), with moments of 8 bits
     (https://arxiv.org/abs/2110.02861), Prodigy, which finds the rate itself and wants lr = 1
@@ -20,8 +22,9 @@ def create_optimizer(config: Config, values: Sequence[nn.Parameter]) -> Optimize
     and falls with the steps of itself (https://arxiv.org/abs/1804.04235).
     """
     # One launch for all values, on a GPU.
-    fused = {"fused": True} if config.optimizer == "adamw" and values[0].is_cuda else {}
-    return _kind(config.optimizer)(values, lr=config.lr, weight_decay=config.weight_decay, **fused)
+    on_gpu = groups[0]["params"][0].is_cuda
+    fused = {"fused": True} if config.optimizer == "adamw" and on_gpu else {}
+    return _kind(config.optimizer)(groups, lr=config.lr, weight_decay=config.weight_decay, **fused)
 
 
 def _kind(name: str) -> Callable[..., Optimizer]:

@@ -42,7 +42,7 @@ def check_fit(config: Config, pipe: StableDiffusionXLPipeline, side: int, machin
 
 def origin(base: str, dataset: Dataset) -> dict[str, str]:
     """Return what a checkpoint is bound to besides its settings: `base` is a fingerprint."""
-    text = "\n".join(f"{image.digest} {image.caption}" for image in dataset.images)
+    text = "\n".join(image.content for image in dataset.images)
     return {"base": base, "data": hashlib.sha256(text.encode()).hexdigest()}
 
 

@@ -32,7 +32,7 @@ def run(
     folder.check(config, resume=resume)
     dataset = read_data(config)
     config = with_words(config, dataset)
-    pipe = load_base(config.base, device=machine.device, dtype=machine.dtype)
+    pipe = load_base(config.base, device="cpu", dtype=machine.dtype)
     pipe.set_progress_bar_config(disable=True)
     side = side_of(config, pipe)
     check_fit(config, pipe, side, machine)

@@ -1,6 +1,6 @@
 """A run whose settings, data and base have been found good: prepare, train, export."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,23 +15,22 @@ from training import methods
 from training.batches import Batches
 from training.calibration import gradients
 from training.config import MIXED, Config
-from training.data import CaptionedImage, Dataset
-from training.encode import Encoder, TensorCache
+from training.data import Dataset
 from training.export import Destination, card_of, describe
-from training.images import Size
 from training.interrupt import graceful_stop
+from training.lodging import text_encoders
 from training.loop import Loop, StepResult
 from training.machine import Machine
-from training.methods import Method
+from training.methods import Together
 from training.objective import Objective
+from training.preparation import Preparation
 from training.prepare import check_origin, origin
-from training.prior import Prior, shared_out
 from training.recompute import keep_little
 from training.report import Report
 from training.run_folder import RunFolder
-from training.sampling import Sampler, encoders_at_hand
+from training.sampling import Sampler
+from training.texts import kept, live
 from training.trackers import tracking
-from training.views import Gaze, View
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,9 @@ class Session:
             min_snr_gamma=self._config.min_snr_gamma,
             noise_offset=self._config.noise_offset,
             mixed=self._config.method in MIXED,
+            texts=live(self._pipe) if self._config.texts_train else kept,
         )
-        batches = self._batches(objective)
+        batches = self._prepare(objective.train_timesteps)
         method = self._method(objective, batches, stored)
         try:
             loop = Loop(self._config, method, objective, batches, self._machine)
@@ -105,12 +105,24 @@ class Session:
             steps=config.steps,
         )
 
+    def _prepare(self, train_timesteps: int) -> Batches:
+        """Encode the data, then bring what is trained, and that alone, to the device."""
+        config, pipe = self._config, self._pipe
+        preparation = Preparation(config, self._machine, pipe, self._side, self._base, self._report)
+        batches = preparation.batches(self._dataset.images, train_timesteps)
+        trained = [pipe.unet, *(text_encoders(pipe) if config.texts_train else [])]
+        for module in trained:
+            module.to(self._machine.device)
+        if config.compile:
+            pipe.unet.compile_repeated_blocks()
+        return batches
+
     def _method(
         self, objective: Objective, batches: Batches, stored: Mapping[str, Any] | None
-    ) -> Method:
-        config, unet = self._config, self._pipe.unet
+    ) -> Together:
+        config, pipe = self._config, self._pipe
         if config.gradient_checkpointing:
-            keep_little(unet)
+            keep_little(pipe.unet)
         calibrate = partial(
             gradients,
             objective=objective,
@@ -118,57 +130,10 @@ class Session:
             count=config.calibration_batches,
             machine=self._machine,
         )
-        method = methods.create(config, unet, calibrate, stored["method"] if stored else None)
+        method = methods.create_all(config, pipe, calibrate, stored["method"] if stored else None)
         trained = sum(values.numel() for values in method.parameters())
         self._report.note(f"{trained:,} values are trained", "method", trained=trained)
         return method
-
-    def _batches(self, objective: Objective) -> Batches:
-        """Encode the data and, for prior preservation, the class images that the base draws."""
-        config, machine = self._config, self._machine
-        with machine.main_first(), encoders_at_hand(self._pipe, machine):
-            gaze = Gaze.of(config, self._pipe, self._side)
-            images = [(image, gaze.views(image)) for image in self._dataset.images]
-            sizes = [gaze.size(image) for image in self._dataset.images]
-            priors = self._class_images(sizes) if config.keeps_prior else []
-            images += [(image, (View(image.size),)) for image in priors]
-            cache = TensorCache(Path(config.cache_dir) / "tensors")
-            own_sizes = config.size_conditioning == "image"
-            encoder = Encoder(self._pipe, cache, own_sizes=own_sizes)
-            with self._report.bar("encoding", len(images)) as advance:
-                examples = encoder.encode(images, lambda done: advance(done, ""))
-        count = len(self._dataset.images)
-        return Batches(
-            examples[:count],
-            examples[count:],
-            batch=config.batch,
-            class_batch=config.prior_batch,
-            class_weight=config.prior_weight,
-            train_timesteps=objective.train_timesteps,
-            seed=config.seed,
-        )
-
-    def _class_images(self, sizes: Sequence[Size]) -> list[CaptionedImage]:
-        """Return class images of the training images' sizes."""
-        config = self._config
-        return [
-            image
-            for prompts in config.classes
-            for size, count in shared_out(config.prior_images, sizes, prompts).items()
-            for image in self._class_images_of(Prior(prompts, count, config.seed), size)
-        ]
-
-    def _class_images_of(self, prior: Prior, size: Size) -> list[CaptionedImage]:
-        config = self._config
-        sampler = self._sampler(config.prior_steps, config.prior_guidance, size)
-        folder = prior.folder(Path(config.cache_dir), self._base, sampler)
-        with self._report.bar("class images", len(prior.missing(folder))) as advance:
-            images = prior.images(folder, self._base, sampler, lambda done: advance(done, ""))
-        self._report.log.write("prior", folder=str(folder), images=prior.count)
-        return images
-
-    def _sampler(self, steps: int, guidance: float, size: Size) -> Sampler:
-        return Sampler(self._pipe, self._machine, size, steps, guidance)
 
     def _steps(self, loop: Loop, stop_after: int | None) -> bool:
         """Train, log, sample and save until all is done or someone wants to stop; say if so."""
@@ -253,22 +218,27 @@ class Session:
         if not self._machine.is_main:
             return None
         seeds = [config.sample_seed + number for number in range(len(config.sample_prompts))]
-        sampler = self._sampler(
-            config.sample_steps, config.sample_guidance, (self._side, self._side)
+        size = (self._side, self._side)
+        sampler = Sampler(
+            self._pipe,
+            self._machine,
+            size,
+            config.sample_steps,
+            config.sample_guidance,
+            tiled=config.save_memory,
         )
         pictures: list[Image.Image] = []
         try:
-            with encoders_at_hand(self._pipe, self._machine):
-                for prompt, seed in zip(config.sample_prompts, seeds, strict=True):
-                    pictures += sampler.draw([prompt], [seed])
-                    path = self._folder.samples / f"step-{step:06d}-{seed}.png"
-                    sampler.save(pictures[-1], path, prompt=prompt, seed=seed)
-                    self._report.log.write("sample", step=step, file=path.name, prompt=prompt)
+            for prompt, seed in zip(config.sample_prompts, seeds, strict=True):
+                pictures += sampler.draw([prompt], [seed])
+                path = self._folder.samples / f"step-{step:06d}-{seed}.png"
+                sampler.save(pictures[-1], path, prompt=prompt, seed=seed)
+                self._report.log.write("sample", step=step, file=path.name, prompt=prompt)
         except Exception as error:  # noqa: BLE001
             self._report.warn(f"samples of step {step} are missing: {error}")
         return pictures[0] if pictures else None
 
-    def _export(self, method: Method, resume: bool) -> Path | None:
+    def _export(self, method: Together, resume: bool) -> Path | None:
         if not self._machine.is_main:
             return None
         config = self._config

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
-from training.config import Config, to_json
+from training.config import Config
 from training.loop import StepResult
+from training.written import to_json
 
 WANDB_PROJECT = "shira-studio"
 
