@@ -31,7 +31,11 @@ from benchmarks.loop_result import LoopResult
 from benchmarks.report import Report, finish, machine, parser, ratio
 from benchmarks.train_step import TrainingRow
 
-OURS = {"ours": ("method=shira",), "ours, lora r64": ("method=lora", "rank=64")}
+OURS = {
+    "ours": ("method=shira",),
+    "ours, compiled": ("method=shira", "compile=true"),
+    "ours, lora r64": ("method=lora", "rank=64"),
+}
 """Settings of our rows, next to those that all share."""
 
 PEERS = {

@@ -160,7 +160,7 @@ def test_half_precision_base_trains_fp32_values(train: Train, tmp_path: Path, me
     run = tmp_path / "runs" / "ink"
     assert "warning" not in [event["event"] for event in events(run)]
     file = run / "checkpoints" / "step-000002" / "state.pt"
-    stored = torch.load(file, weights_only=True)["method"]
+    stored = torch.load(file, weights_only=True)["method"]["unet"]
     values = {
         "shira": lambda: [stored["tuner"]["values"]],
         "shira-dora": lambda: stored["values"],

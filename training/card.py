@@ -52,7 +52,8 @@ def _triggers(info: AdapterInfo) -> str:
 
 
 def _snippet(info: AdapterInfo) -> str:
-    file = f"adapters/{info.name}/adapter.safetensors"
+    folder = f"adapters/{info.name}"
+    file = f"{folder}/adapter.safetensors"
     lines = [f'pipe.load_lora_weights("{file}")']
     if info.method in SPARSE:
         lines = [
@@ -61,7 +62,22 @@ def _snippet(info: AdapterInfo) -> str:
             f'switcher.add("{info.name}", Adapter.load("{file}"))',
             f'switcher.set({{"{info.name}": 1.0}})',
         ]
-    return "\n".join(["```python", *lines, "```"])
+    return "\n".join(["```python", *_new_word(info, folder), *lines, "```"])
+
+
+def _new_word(info: AdapterInfo, folder: str) -> list[str]:
+    """Return the lines that teach the pipeline a word it does not know."""
+    word = info.training.get("new_token")
+    if not word:
+        return []
+    return [
+        "from safetensors.torch import load_file",
+        f'words = load_file("{folder}/embeddings.safetensors")',
+        f'pipe.load_textual_inversion(words["clip_l"], token="{word}",',
+        "    text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)",
+        f'pipe.load_textual_inversion(words["clip_g"], token="{word}",',
+        "    text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)",
+    ]
 
 
 def _prompts(prompts: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from training.images import Size
 from training.machine import Machine
 from training.memory import Footprint, footprint
 from training.objective import Objective
-from training.prepare import check_fit, check_origin, origin, side_of, with_words
+from training.prepare import check_fit, check_origin, check_texts, origin, side_of, with_words
 from training.recompute import keep_little
 from training.run_folder import RunFolder
 from training.views import Gaze
@@ -63,6 +64,7 @@ class _Examination:
             gaze = Gaze.of(config, pipe, side_of(config, pipe))
             sizes = Counter(gaze.size(image) for image in dataset.images) if dataset else {}
             if dataset:
+                self._attempt(partial(check_texts, config, pipe, dataset))
                 self._buckets(sizes)
                 self._quality(dataset, pipe, gaze)
             self._attempt(lambda: self._training(pipe, machine, [*sizes]))
@@ -84,14 +86,23 @@ class _Examination:
         )
 
     def _data(self, dataset: Dataset) -> None:
+        config = self._config
         words = with_words(self._config, dataset).trigger_words
         self._say(f"name: {self._config.name}, method {self._config.method}")
         self._say(f"data: {dataset.files} images with {len(dataset.images)} captions")
         for image, repeats in Counter(dataset.images).items():
             often = f" x {repeats}" if repeats > 1 else ""
             self._say(f"  {image.path.name} {_size(image.size)}{often}: {image.caption}")
+        masks = sum(image.mask is not None for image in set(dataset.images))
+        if masks:
+            self._say(f"loss masks: {masks}, what they leave out counts {config.unmasked_weight:g}")
         self._say(f"trigger words: {', '.join(words) or '(none)'}")
         self._say(_duration(self._config, len(dataset.images)))
+        self._say(
+            "captions: encoded anew in each step, as the text encoders or a new word train"
+            if config.texts_train
+            else "captions: encoded once and cached, the text encoders leave the device"
+        )
         if self._config.keeps_prior:
             count, classes = self._config.prior_images, len(self._config.classes)
             self._say(f"class images: {count} of {classes} classes, drawn by the base if missing")
@@ -140,21 +151,23 @@ class _Examination:
         if config.gradient_checkpointing:
             keep_little(pipe.unet)
         objective = Objective.of(pipe, on_cpu, mixed=config.method in MIXED)
-        method = methods.create(config, pipe.unet, _no_gradients, None)
+        method = methods.create_all(config, pipe, _no_gradients, None)
         self._say(f"trained values: {sum(v.numel() for v in method.parameters()):,}")
         largest = max(sizes or [(side, side)], key=math.prod)
         count = config.batch + (config.prior_batch if config.keeps_prior else 0)
         count = -(-count // machine.world)
-        found = footprint(pipe, method, objective, count=count, size=largest)
+        found = footprint(pipe, method, objective, config, count=count, size=largest)
         self._memory(found, count, machine)
 
     def _memory(self, found: Footprint, count: int, machine: Machine) -> None:
         config = self._config
+        texts = f"text encoders {_mib(found.texts)} + " if found.texts else ""
         checkpointing = "with" if config.gradient_checkpointing else "without"
         self._say(
             f"memory, {machine.device}: about {_mib(max(found.training, found.preparing))}\n"
             f"  a step: {_mib(found.training)} = UNet in {_name(machine.dtype)} "
-            f"{_mib(found.unet)} + trained values, gradients and AdamW {_mib(found.values)} + "
+            f"{_mib(found.unet)} + {texts}trained values, gradients and {config.optimizer} "
+            f"{_mib(found.values)} + "
             f"forward and backward of {count} images {checkpointing} checkpointing "
             f"{_mib(found.step)}\n"
             f"  encoding: {_mib(found.preparing)} = VAE and text encoders "

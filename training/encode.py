@@ -28,9 +28,9 @@ class Example:
     prompt_embeds: Tensor  # (tokens, width of both text encoders)
     pooled: Tensor  # (width of the second text encoder,)
     time_ids: Tensor  # (6,)
-    caption: str = ""
-    shares: Tensor | None = None  # (1, h, w), how much each place counts in the loss; all alike
     others: tuple["Example", ...] = ()  # the image's other views, of the same shapes
+    caption: str = ""
+    shares: Tensor | None = None  # (1, h, w), how much each place counts; None is all alike
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Encoder:
             prompt_embeds,
             pooled,
             picture["time_ids"] if self._own_sizes else time_ids(Framing.plain(view.size)),
-            image.caption,
-            self._shares(image, view, picture["latents"]),
+            caption=image.caption,
+            shares=self._shares(image, view, picture["latents"]),
         )
 
     def _embeddings(self, caption: str) -> tuple[Tensor, Tensor]:

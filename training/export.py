@@ -19,7 +19,9 @@ from training.methods import Together
 THUMBNAIL_SIDE = 256
 
 _COMMON = ("targets", "steps", "batch", "accumulation", "optimizer", "lr", "schedule", "seed")
-_WHEN_ON = ("min_snr_gamma", "noise_offset", "ema")
+_WHEN_ON = ("min_snr_gamma", "noise_offset", "ema", "train_text_encoders", "text_lr")
+_WORD = ("new_token", "token_vectors", "token_init", "token_lr")
+_LOSS_MASK = ("loss_mask", "unmasked_weight")
 _PRIOR = ("prior_images", "prior_batch", "prior_weight")
 _MASK = ("mask", "density")
 
@@ -76,7 +78,9 @@ def describe(
     """Return what the adapter's file says about itself; no path of this machine is in it."""
     sparse = config.method in SPARSE
     keys = _COMMON + (_MASK if sparse else ()) + (_PRIOR if config.keeps_prior else ())
-    keys += tuple(key for key in _WHEN_ON if getattr(config, key))
+    keys += _LOSS_MASK if config.loss_mask != "off" else ()
+    more = _WHEN_ON + (_WORD if config.new_token else ())
+    keys += tuple(key for key in more if getattr(config, key))
     training = {key: _text(getattr(config, key)) for key in keys}
     training |= facts
     names = ", ".join(folder.resolve().name for folder in dataset.folders)

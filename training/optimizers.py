@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers.optimization import get_scheduler
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -52,3 +53,22 @@ def create_schedule(config: Config, optimizer: Optimizer) -> LRScheduler:
         num_training_steps=config.steps,
         num_cycles=config.schedule_cycles,
     )
+
+
+def state_bytes(name: str, value: Tensor) -> int:
+    """Return what the optimizer keeps for a value of fp32 beside it, in bytes.
+
+    Of small values bitsandbytes keeps the moments whole, and of large ones a scale for each 256.
+    """
+    count, fp32 = value.numel(), torch.float32.itemsize
+    match name:
+        case "adamw":
+            return 2 * count * fp32
+        case "adamw8bit":
+            return 2 * (count * fp32 if count < 4096 else count + -(-count // 256) * fp32)
+        case "prodigy":
+            return 4 * count * fp32
+    assert name == "adafactor", name
+    if value.dim() < 2:
+        return count * fp32
+    return fp32 * (count // value.shape[-1] + count // value.shape[-2])

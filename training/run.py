@@ -14,7 +14,7 @@ from training.config import Config
 from training.errors import TrainingError
 from training.events import EventLog
 from training.machine import Machine
-from training.prepare import check_fit, side_of, with_words
+from training.prepare import check_fit, check_texts, side_of, with_words
 from training.report import Report
 from training.run_folder import RunFolder
 from training.session import Outcome, Session
@@ -36,6 +36,7 @@ def run(
     pipe.set_progress_bar_config(disable=True)
     side = side_of(config, pipe)
     check_fit(config, pipe, side, machine)
+    check_texts(config, pipe, dataset)
     report = Report(Console(quiet=True), EventLog(Path(os.devnull)))
     if machine.is_main:
         folder.begin(config, resume=resume)

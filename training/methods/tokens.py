@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from shira_diffusion import AdapterInfo, SparseTuner, masks
+from shira_diffusion.delta import index_dtype
 from shira_diffusion.formats import container, metadata
-from training.errors import ConfigError
 from training.texts import TEXT_ENCODERS
 
 _WEIGHT = "token_embedding.weight"
@@ -25,10 +25,12 @@ class NewWord:
     """Trains the rows `rows` of an embedding's weight; the module is CLIP's `embeddings`."""
 
     def __init__(self, embeddings: nn.Module, rows: Sequence[int]) -> None:
-        width = embeddings.get_parameter(_WEIGHT).shape[1]
+        table = embeddings.get_parameter(_WEIGHT)
+        width = table.shape[1]
         places = torch.tensor(sorted(rows))[:, None] * width + torch.arange(width)
         self._shape = tuple(places.shape)
-        self._tuner = SparseTuner(embeddings, {_WEIGHT: places.flatten()})
+        entries = places.flatten().to(index_dtype(table.numel()))
+        self._tuner = SparseTuner(embeddings, {_WEIGHT: entries})
 
     @property
     def vectors(self) -> Tensor:
@@ -67,17 +69,6 @@ def write_embeddings(path: Path, vectors: Mapping[str, Tensor], info: AdapterInf
     """Write the word's embeddings (count, width), by component, under SDXL's usual keys."""
     stored = {_KEYS[component]: rows.contiguous() for component, rows in vectors.items()}
     container.write(path, stored, metadata.encode(info))
-
-
-def check_word(pipe: StableDiffusionXLPipeline, word: str, captions: Sequence[str]) -> None:
-    """Raise `ConfigError` when `word` is not new to the base or in no caption."""
-    if word in pipe.tokenizer.get_vocab():
-        raise ConfigError(f"new_token = {word}: the base knows this word. Choose another one.")
-    if not any(word in caption for caption in captions):
-        raise ConfigError(
-            f"new_token = {word}: no caption has this word, so nothing would be learned of it. "
-            f"Write it where it belongs, as in 'a fox, {word} style'."
-        )
 
 
 def add_word(
