@@ -58,6 +58,8 @@ def create_all(
             place = f"{component}.text_model.encoder"
             module = inner(getattr(pipe, component), "encoder")
             weights = _text_weights(config, component, module)
+            if not weights:
+                continue
             parts[place] = _start(config, module, weights, gradients, state(place), place)
     for component, some in rows.items():
         place = f"{component}.text_model.embeddings"
