@@ -146,7 +146,7 @@ class Session:
             self._memory_logged(),
             graceful_stop(self._say_stopping) as wish,
             self._report.bar("training", config.steps, loop.step) as advance,
-            tracking(trackers, config, self._folder.curves) as track,
+            tracking(trackers, config, self._folder.curves, self._report.warn) as track,
         ):
             for result in loop.run():
                 self._log(result)
