@@ -1,6 +1,7 @@
 """Whole runs through the command line, on the toy base: what comes out, and what is refused."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from shira_diffusion import Adapter, AdapterSwitcher
 from training.__main__ import main
 from training.config import METHODS, SPARSE
 from training.export import Destination
-from training.objective import Objective
+from training.loop import Loop
 from training.sampling import Sampler
 from training.session import Session
 
@@ -291,14 +292,19 @@ def test_running_out_of_memory_names_the_settings_to_change(
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(Objective, "loss", fail)
-    assert train() == 2
-    expected = (
-        "The device ran out of memory. Set batch=1 accumulation=2, or gradient_checkpointing=true, "
-        "or a lower resolution."
+    monkeypatch.setattr(Loop, "_accumulate", fail)
+    assert train(resolution=64) == 2
+    message = capsys.readouterr().err.strip()
+    pattern = (
+        r"The device ran out of memory \(a step needs about (\d+) MiB\)\. Set batch=1 "
+        r"accumulation=2 \(about (\d+) MiB\), or gradient_checkpointing=true \(about (\d+) MiB\), "
+        r"or a lower resolution\."
     )
-    assert capsys.readouterr().err.strip() == expected
-    assert events(tmp_path / "runs" / "ink")[-1]["message"] == expected
+    match = re.fullmatch(pattern, message)
+    assert match is not None, message
+    now, *less = map(int, match.groups())
+    assert all(0 < one <= now for one in less)
+    assert events(tmp_path / "runs" / "ink")[-1]["message"] == message
 
 
 def test_failing_export_leaves_no_half_adapter_and_can_be_resumed(

@@ -71,10 +71,13 @@ class Machine:
         return slice(self.rank * count // self.world, (self.rank + 1) * count // self.world)
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Add the tensors of all processes, in place in each of them."""
-        if self.world > 1:
-            for tensor in tensors:
-                tensor.copy_(reduce(tensor, "sum"))
+        """Add the tensors of all processes, in place in each of them, in one go."""
+        if self.world == 1:
+            return
+        joined = reduce(torch.cat([tensor.flatten() for tensor in tensors]), "sum")
+        parts = joined.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def peak_memory(self) -> dict[str, int]:
         """Return the most bytes held since the last call, by tensors and in all, {} without CUDA.
