@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from huggingface_hub import constants
 from PIL import Image
 
 from shira_diffusion import Adapter, AdapterSwitcher
@@ -305,6 +306,17 @@ def test_running_out_of_memory_names_the_settings_to_change(
     now, *less = map(int, match.groups())
     assert all(0 < one <= now for one in less)
     assert events(tmp_path / "runs" / "ink")[-1]["message"] == message
+
+
+def test_an_upload_that_fails_is_a_warning(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert train(hub_repo="ada/ink", steps=1) == 0
+    assert (tmp_path / "adapters" / "ink" / "adapter.safetensors").is_file()
+    (warning,) = (e for e in events(tmp_path / "runs" / "ink") if e["event"] == "warning")
+    assert "offline mode is enabled" in warning["message"]
+    assert f"hf upload ada/ink {tmp_path / 'adapters' / 'ink'}" in warning["message"]
 
 
 def test_failing_export_leaves_no_half_adapter_and_can_be_resumed(
