@@ -85,7 +85,7 @@ def test_all_files_and_a_front_page_go_as_one_commit(
     assert address == f"{endpoint}/ada/ink"
     paths = [path for path, _ in handler.asked]
     assert paths[0] == "/api/repos/create"
-    assert handler.asked[0][1]["private"] is True
+    assert handler.asked[0][1]["visibility"] == "private"
     (commit,) = (lines for path, lines in handler.asked if "/commit/" in path)
     assert commit[0]["value"]["summary"].startswith("Ink")
     sent = {
