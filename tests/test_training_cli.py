@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from huggingface_hub import constants
 from PIL import Image
 
@@ -155,14 +156,20 @@ def test_stopped_and_resumed_run_gives_the_same_adapter(
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_half_precision_base_trains_fp32_values(train: Train, tmp_path: Path, method: str) -> None:
-    changes = {"precision": "bf16", "method": method, "rank": 4, "sample_every": 1}
+@pytest.mark.parametrize(
+    ("method", "precision"), [*((method, "bf16") for method in METHODS), ("shira", "fp16")]
+)
+def test_half_precision_base_trains_fp32_values(
+    train: Train, tmp_path: Path, method: str, precision: str
+) -> None:
+    changes = {"precision": precision, "method": method, "rank": 4, "sample_every": 1}
     assert train("--stop-after", "2", **changes) == 0
     run = tmp_path / "runs" / "ink"
     assert "warning" not in [event["event"] for event in events(run)]
     file = run / "checkpoints" / "step-000002" / "state.pt"
-    stored = torch.load(file, weights_only=True)["method"]["unet"]
+    state = torch.load(file, weights_only=True)
+    assert bool(state["scaler"]) == (precision == "fp16")
+    stored = state["method"]["unet"]
     values = {
         "shira": lambda: [stored["tuner"]["values"]],
         "shira-dora": lambda: stored["values"],
@@ -171,7 +178,7 @@ def test_half_precision_base_trains_fp32_values(train: Train, tmp_path: Path, me
     assert train("--resume", **changes) == 0
     name = "ink" if method == "shira" else f"ink-{method}"
     folder = tmp_path / "adapters" / name
-    assert (folder / "adapter.safetensors").is_file()
+    assert sorted(files(folder)) == ["adapter.safetensors", "card.md", "thumbnail.png"]
     assert ("load_lora_weights" in (folder / "card.md").read_text()) == (method not in SPARSE)
 
 
@@ -186,6 +193,27 @@ def test_gradient_checkpointing_changes_no_result(train: Train, tmp_path: Path) 
     for name, delta in found[0].deltas.items():
         assert torch.equal(delta.indices, found[1].deltas[name].indices)
         torch.testing.assert_close(delta.values, found[1].deltas[name].values)
+
+
+def test_compiled_blocks_train_the_same(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real backend takes minutes on a CPU; what differs between them is not ours.
+    compile_blocks = partialmethod(
+        UNet2DConditionModel.compile_repeated_blocks, backend="aot_eager"
+    )
+    changes = {"prior_weight": 0, "gradient_checkpointing": "true"}
+    assert train(**changes) == 0
+    monkeypatch.setattr(UNet2DConditionModel, "compile_repeated_blocks", compile_blocks)
+    other = {"run": tmp_path / "compiled", "adapters_dir": tmp_path / "compiled-adapters"}
+    assert train(compile="true", **changes, **other) == 0
+    torch.compiler.reset()
+    one, two = (
+        Adapter.load(tmp_path / name / "ink" / "adapter.safetensors")
+        for name in ("adapters", "compiled-adapters")
+    )
+    for name, delta in one.deltas.items():
+        torch.testing.assert_close(delta.values, two.deltas[name].values, rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow

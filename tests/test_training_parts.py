@@ -172,6 +172,13 @@ def test_cache_serves_the_same_base_and_image_and_nothing_else(
             parameter.neg_()
     encode(Encoder(toy_pipe, cache), image)
     assert len(set(cache.folder.iterdir())) == 4
+    with torch.no_grad():
+        for parameter in toy_pipe.text_encoder.parameters():
+            parameter.neg_()
+    encode(Encoder(toy_pipe, cache), image)
+    assert len(set(cache.folder.iterdir())) == 5
+    encode(Encoder(toy_pipe, cache, texts=False), captioned(tmp_path, color="green"))
+    assert len(set(cache.folder.iterdir())) == 6, "no embeddings of encoders that train"
 
 
 def test_class_images_are_drawn_once_and_only_where_missing(
