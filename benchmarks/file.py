@@ -1,13 +1,16 @@
-"""From a file on disk to an adapter that works in the model: ours, LoRA, and PEFT's SHiRA.
+"""Adapter files of SDXL's attention: size, saving, reading, and from disk to work in the model.
 
     python -m benchmarks.file [--device cpu|cuda] [--json FILE]
 
-On CUDA SDXL's UNet in bf16; on a CPU a small one in fp32. The files are in the page cache.
+Files are always of SDXL's own size. "live" is a UNet on the device, where on a CPU it is a small
+one in fp32 and its files are small too. All files are in the page cache. Reading gives every tensor
+in memory; ours also decodes and checks them.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import peft
@@ -15,14 +18,22 @@ import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
 
 from benchmarks import models
 from benchmarks.measure import Case, Row, measure
 from benchmarks.report import Report, finish, machine, parser, ratio
 from shira_diffusion import Adapter, AdapterSwitcher
 
-OURS, LORA, SHIRA = "ours, native file", "LoRA r64, diffusers", "SHiRA, PEFT"
-FUSED = "LoRA r64, diffusers, and fuse"
+OURS, SHIRA = "ours, native file", "SHiRA, PEFT"
+RANKS = (32, 64)
+_PEFT_R = 6
+_CPU = torch.device("cpu")
+
+
+def lora(rank: int) -> str:
+    """What a LoRA of diffusers is called here."""
+    return f"LoRA r{rank}, diffusers"
 
 
 def main() -> None:
@@ -30,12 +41,67 @@ def main() -> None:
     arguments = parser(__doc__).parse_args()
     device = arguments.device
     with tempfile.TemporaryDirectory() as folder:
+        rows, sizes = stored_rows(Path(folder))
         unet = models.unet_in_use(device)
-        rows = our_rows(unet, Path(folder) / "ours.safetensors", device)
-        rows += lora_rows(unet, Path(folder), device)
+        rows += our_rows(unet, Path(folder) / "ours.safetensors", device)
+        for rank in RANKS:
+            rows += lora_rows(unet, Path(folder), rank, device)
         rows += shira_rows(models.unet_in_use(device), Path(folder) / "shira.safetensors", device)
-    ratios = {f"{name} / ours": ratio(rows, name, OURS) for name in (LORA, FUSED, SHIRA)}
-    finish(Report(machine(device), rows, ratios), arguments.json)
+    ratios = {f"MB, {name}": round(size / 1e6, 3) for name, size in sizes.items()}
+    ratios |= {f"size, {SHIRA} / ours": round(sizes[SHIRA] / sizes[OURS], 3)}
+    peers = [*map(lora, RANKS), *(f"{lora(rank)}, and fuse" for rank in RANKS), SHIRA]
+    live = {f"live, {name} / ours": ratio(rows, f"live: {name}", f"live: {OURS}") for name in peers}
+    finish(Report(machine(device), rows, ratios | live), arguments.json)
+
+
+def stored_rows(folder: Path) -> tuple[list[Row], dict[str, int]]:
+    """Saving and reading files of SDXL's attention, and their sizes in bytes."""
+    shapes = models.sdxl_attention()
+    file = folder / OURS
+    adapter = models.sparse_adapter(
+        {f"unet.{name}": torch.empty(shape, device="meta") for name, shape in shapes.items()}, 0
+    )
+    cases = [
+        Case(f"save: {OURS}", lambda: adapter.save(file)),
+        Case(f"read: {OURS}", lambda: Adapter.load(file)),
+    ]
+    contents = {SHIRA: peft_tensors(shapes)} | {lora(rank): factors(shapes, rank) for rank in RANKS}
+    for name, tensors in contents.items():
+        cases += _peer_cases(name, tensors, folder / name)
+    rows = measure(cases, _CPU, rounds=5, warm_up=1)
+    return rows, {name: (folder / name).stat().st_size for name in (OURS, *contents)}
+
+
+def _peer_cases(name: str, tensors: Mapping[str, Tensor], file: Path) -> list[Case]:
+    def read() -> list[Tensor]:
+        # `load_file` only maps the file; a copy is what brings it into memory.
+        return [tensor.clone() for tensor in safetensors.torch.load_file(file).values()]
+
+    return [
+        Case(f"save: {name}", lambda: safetensors.torch.save_file(dict(tensors), file)),
+        Case(f"read: {name}", read),
+    ]
+
+
+def peft_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """What PEFT's SHiRA of about 1 % writes, entry for entry as large."""
+    tensors = {}
+    for name, (rows, columns) in shapes.items():
+        nnz = _PEFT_R * (rows + columns)
+        layer = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[f"{layer}.shira_weight"] = torch.randn(nnz)
+        tensors[f"{layer}.shira_indices"] = torch.randint(0, min(rows, columns), (2, nnz)).int()
+    return tensors
+
+
+def factors(shapes: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, Tensor]:
+    """What diffusers writes of a LoRA, in fp16."""
+    tensors = {}
+    for name, (rows, columns) in shapes.items():
+        layer = f"unet.{name.removesuffix('.weight')}"
+        tensors[f"{layer}.lora_A.weight"] = torch.randn(rank, columns).half()
+        tensors[f"{layer}.lora_B.weight"] = torch.randn(rows, rank).half()
+    return tensors
 
 
 def our_rows(unet: UNet2DConditionModel, file: Path, device: torch.device) -> list[Row]:
@@ -51,14 +117,16 @@ def our_rows(unet: UNet2DConditionModel, file: Path, device: torch.device) -> li
         switcher.add("a", Adapter.load(file))
         switcher.set({"a": 1.0})
 
-    rows = measure([Case(OURS, live, forget)], device, rounds=20)
+    rows = measure([Case(f"live: {OURS}", live, forget)], device, rounds=20)
     forget()
     return rows
 
 
-def lora_rows(unet: UNet2DConditionModel, folder: Path, device: torch.device) -> list[Row]:
+def lora_rows(
+    unet: UNet2DConditionModel, folder: Path, rank: int, device: torch.device
+) -> list[Row]:
     """`load_lora_adapter`, which makes it active; and with `fuse_lora`, which speeds it up."""
-    unet.add_adapter(models.lora_config(64), "a")
+    unet.add_adapter(models.lora_config(rank), "a")
     models.fill_factors(unet, ["a"])
     unet.save_lora_adapter(folder, "a", weight_name="lora.safetensors")
 
@@ -75,7 +143,9 @@ def lora_rows(unet: UNet2DConditionModel, folder: Path, device: torch.device) ->
         live()
         unet.fuse_lora(adapter_names=["a"])
 
-    rows = measure([Case(LORA, live, forget), Case(FUSED, fused, forget)], device, rounds=10)
+    name = f"live: {lora(rank)}"
+    cases = [Case(name, live, forget), Case(f"{name}, and fuse", fused, forget)]
+    rows = measure(cases, device, rounds=5)
     forget()
     return rows
 
@@ -83,7 +153,7 @@ def lora_rows(unet: UNet2DConditionModel, folder: Path, device: torch.device) ->
 def shira_rows(unet: UNet2DConditionModel, file: Path, device: torch.device) -> list[Row]:
     """PEFT's own loading, as diffusers has none; each forward pass then adds a sparse matrix."""
     config = peft.ShiraConfig(
-        r=6, target_modules=models.LORA_TARGETS, random_seed=0, init_weights=False
+        r=_PEFT_R, target_modules=models.LORA_TARGETS, random_seed=0, init_weights=False
     )
     peft.inject_adapter_in_model(config, unet, adapter_name="first")
     state = peft.get_peft_model_state_dict(unet, adapter_name="first")
@@ -98,7 +168,7 @@ def shira_rows(unet: UNet2DConditionModel, file: Path, device: torch.device) -> 
         loaded = safetensors.torch.load_file(file)
         peft.set_peft_model_state_dict(unet, loaded, adapter_name="a")
 
-    return measure([Case(SHIRA, live, forget)], device, rounds=10)
+    return measure([Case(f"live: {SHIRA}", live, forget)], device, rounds=5)
 
 
 if __name__ == "__main__":

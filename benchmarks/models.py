@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from benchmarks.train_unet import sdxl_unet
+from benchmarks.train_unet import SDXL, sdxl_unet
 from shira_diffusion import Adapter, AdapterInfo, SparseDelta, masks
 from shira_diffusion.pipeline import target_weights
 
@@ -53,7 +55,14 @@ class Matrices(nn.Module):
         )
 
 
-def sparse_adapter(weights: dict[str, nn.Parameter], seed: int) -> Adapter:
+def sdxl_attention() -> dict[str, tuple[int, ...]]:
+    """The names and shapes of SDXL's 560 attention weights."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SDXL)
+    return {name: tuple(weight.shape) for name, weight in attention(unet).items()}
+
+
+def sparse_adapter(weights: Mapping[str, Tensor], seed: int) -> Adapter:
     """1 % of the entries of each weight, at random, small fp16 changes."""
     deltas = {}
     for name, weight in weights.items():

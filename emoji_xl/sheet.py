@@ -12,7 +12,7 @@ from emoji_xl.artwork import Picture
 from emoji_xl.captions import plain_caption
 
 STEPS = 22
-GUIDANCE = 4.0
+GUIDANCE = 3.0
 LABEL_HEIGHT = 16
 
 

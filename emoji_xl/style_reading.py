@@ -12,7 +12,7 @@ from emoji_xl.palette import colour_shares
 from emoji_xl.shading import FEATURES, shading_shares
 
 HIDDEN = 128
-FIT_STEPS = 500
+FIT_STEPS = 1500
 FIT_BATCH = 512
 FIT_RATE = 2e-3
 

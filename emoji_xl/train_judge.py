@@ -26,8 +26,12 @@ CLOSE = 0.25
 SOFTENED = 0.5
 PATCHED = 0.3
 NOISY = 0.3
+GRAINED = 0.5
 MIXED = 0.4
 """Share of pictures that another one is blended into (mixup, arXiv 1710.09412)."""
+GRAIN = 0.04
+"""Deviation of the noise on pictures that a style is read from; pixels are in [-1, 1]."""
+GRAINED_COPIES = 3
 ONE_IN_TEN = 26
 """A first hash byte below this holds a picture out: 10 %."""
 
@@ -176,11 +180,27 @@ def blended_loss(logits: Tensor, labels: Tensor, others: Tensor, blend: Tensor) 
 def finish_judge(judge: Judge, lessons: Lessons, vae: AutoencoderKL) -> None:
     """After the network is trained: measure batch norm on clean artwork, then fit the style.
 
-    The style is read from every picture also as the base's autoencoder gives it back, since that is
-    how generated pictures come out. Batch norm's statistics are measured for the averaged weights.
+    Batch norm's statistics are measured for the averaged weights.
     """
     images = on_white(lessons.artwork.rgba)
     update_bn(iter(images.split(128)), judge)
-    with torch.no_grad():
-        parts = [vae.decode(encode(vae, part)).sample.clamp(-1, 1) for part in images.split(64)]
-    fit_style(judge.style, torch.cat([images, *parts]), lessons.styles.repeat(2))
+    looks = style_looks(images, vae)
+    fit_style(judge.style, torch.cat(looks), lessons.styles.repeat(len(looks)))
+
+
+@torch.no_grad()
+def style_looks(images: Tensor, vae: AutoencoderKL) -> list[Tensor]:
+    """What a style is learned from: pictures (N, 3, H, W) in all the looks of generated ones.
+
+    As they are; as the base's autoencoder gives them back; and so with a little noise, since what
+    is flat in artwork is never quite flat in generated pictures.
+    """
+    parts = [vae.decode(encode(vae, part)).sample.clamp(-1, 1) for part in images.split(64)]
+    decoded = torch.cat(parts)
+    return [images, decoded, *(grained(decoded) for _ in range(GRAINED_COPIES))]
+
+
+def grained(images: Tensor) -> Tensor:
+    """Put a little noise on some pictures (N, 3, H, W) in [-1, 1]."""
+    noisy = (images + GRAIN * torch.randn_like(images)).clamp(-1, 1)
+    return torch.where(some(GRAINED, len(images), images.device), noisy, images)

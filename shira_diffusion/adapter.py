@@ -11,6 +11,9 @@ from types import MappingProxyType
 from shira_diffusion.components import canonical_name, component_of
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import DeltaError, SettingError
+from shira_diffusion.lowrank import LowRankDelta
+
+Delta = SparseDelta | LowRankDelta
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,13 @@ class AdapterInfo:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """The sparse change of every weight it touches, by the weight's name.
+    """The change of every weight it touches, by the weight's name: sparse, or a LoRA's factors.
 
     Names carry the component (`unet.down_blocks.1...to_q.weight`) and are sorted; the mapping is
     read-only. Names of text encoders are stored with `text_model.`, see `canonical_name`.
     """
 
-    deltas: Mapping[str, SparseDelta]
+    deltas: Mapping[str, Delta]
     info: AdapterInfo
 
     def __post_init__(self) -> None:
@@ -78,6 +81,14 @@ class Adapter:
         """The share of changed entries among those of the touched weights."""
         numel = sum(delta.numel for delta in self.deltas.values())
         return self.nnz / numel if numel else 0.0
+
+    @property
+    def entries(self) -> Mapping[str, SparseDelta]:
+        """The change as entries of each weight; a LoRA changes every one, at eight bytes each.
+
+        Raises `DeltaError` for a DoRA, whose change depends on the base weight.
+        """
+        return {name: delta.entries() for name, delta in self.deltas.items()}
 
     @classmethod
     def load(cls, path: str | Path) -> Adapter:

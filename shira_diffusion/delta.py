@@ -85,10 +85,23 @@ class SparseDelta:
         if not all(math.isfinite(end) for end in bounds(self.values)):
             raise DeltaError("values hold NaN or infinity; the training that made them diverged")
 
+    @classmethod
+    def checked(cls, indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> SparseDelta:
+        """A change of which the caller has checked all that the constructor checks."""
+        delta = object.__new__(cls)
+        for name, value in (("indices", indices), ("values", values), ("shape", shape)):
+            object.__setattr__(delta, name, value)
+        return delta
+
     @property
     def nnz(self) -> int:
         """How many entries change."""
         return self.indices.numel()
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it holds."""
+        return self.indices.nbytes + self.values.nbytes
 
     @cached_property
     def numel(self) -> int:
@@ -99,6 +112,13 @@ class SparseDelta:
     def density(self) -> float:
         """The share of entries that change, 0 for an empty weight."""
         return self.nnz / self.numel if self.numel else 0.0
+
+    def require_no_base(self) -> None:
+        """Do nothing: the change does not depend on the weight that it changes, see `DoraDelta`."""
+
+    def entries(self) -> SparseDelta:
+        """Itself, as `LowRankDelta.entries` gives the entries of a LoRA."""
+        return self
 
     def to_dense(self) -> Tensor:
         """The change as a tensor of the weight's shape, zero elsewhere, in the values' dtype."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,19 @@ def fingerprint(module: nn.Module) -> str:
     Signs survive rounding, so fp32, fp16 and bf16 copies of one base have one fingerprint, while
     other training has another. The entries are spread evenly over each weight.
     """
-    named = {plain_name(name): one for name, one in unwrapped(module).named_parameters()}
+    named = dict(unwrapped(module).named_parameters())
+    return fingerprint_of(named, named.__getitem__)
+
+
+def fingerprint_of(names: Iterable[str], read_weight: Callable[[str], Tensor]) -> str:
+    """`fingerprint` of weights that lie elsewhere: their names in the module, and how to get one.
+
+    One weight is asked for at a time.
+    """
     digest = hashlib.sha256()
     signs = []
-    for name, weight in sorted(named.items()):
+    for name, full in sorted((plain_name(full), full) for full in names):
+        weight = read_weight(full)
         digest.update(f"{name}:{tuple(weight.shape)};".encode())
         if weight.is_floating_point():
             signs.append(_signs(weight))

@@ -41,6 +41,12 @@ class GradientInbox:
         earlier = arrived.get(number)
         arrived[number] = entries if earlier is None else earlier.float() + entries.float()
 
+    def put_all(self, gradients: Sequence[Tensor | None]) -> None:
+        """`put` for every weight that has a gradient."""
+        for number, entries in enumerate(gradients):
+            if entries is not None:
+                self.put(number, entries)
+
     def hold(self) -> Tensor:
         """`values.grad`, which gets its memory back, zeroed, when it is None."""
         if self._values.grad is None:

@@ -60,7 +60,7 @@ def _by_weight(
                 f"the weight {name!r} is {first.shape} in one adapter and {second.shape} in the "
                 "other; they belong to different models"
             )
-        results.append(measure(first, second))
+        results.append(measure(first.entries(), second.entries()))
     return results
 
 

@@ -8,33 +8,37 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from huggingface_hub import snapshot_download
 from torch import nn
 
+from shira_diffusion import formats
+from shira_diffusion.adapter import Adapter
 from shira_diffusion.components import component_modules
-from shira_diffusion.errors import BaseModelError, SettingError, nearest
+from shira_diffusion.errors import BaseModelError, FormatError, SettingError
 from shira_diffusion.fingerprint import fingerprint
+from shira_diffusion.switch import AdapterSwitcher
+from shira_diffusion.targets import TARGETS, chosen
 
-__all__ = ["TARGETS", "component_modules", "fingerprint", "load_base", "target_weights"]
+__all__ = [
+    "TARGETS",
+    "component_modules",
+    "fingerprint",
+    "load_adapters",
+    "load_base",
+    "target_weights",
+]
 
-# What can be trained, by group; "attention" is what the paper adapts. A UNet's names, then CLIP's.
-TARGETS = {
-    "attention": re.compile(
-        r".*\.attn\d\.(to_q|to_k|to_v|to_out\.0)\.weight"
-        r"|.*\.self_attn\.(q_proj|k_proj|v_proj|out_proj)\.weight"
-    ),
-    "feed_forward": re.compile(r".*\.ff\.net\.(0\.proj|2)\.weight|.*\.mlp\.fc[12]\.weight"),
-    "projection": re.compile(r".*\.(proj_in|proj_out)\.weight"),
-    "conv": re.compile(
-        r".*\.resnets\.\d+\.(conv1|conv2|conv_shortcut)\.weight"
-        r"|.*\.(downsamplers|upsamplers)\.\d+\.conv\.weight"
-    ),
-}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# Two switchers of one model would undo each other's work, so a pipeline has one.
+_SWITCHERS: WeakKeyDictionary[Any, AdapterSwitcher] = WeakKeyDictionary()
 
 
 def load_base(
@@ -77,25 +81,90 @@ def load_base(
         raise BaseModelError(f"the base model {str(source)!r} cannot be loaded: {error}") from error
 
 
+def load_adapters(
+    pipe: Any,
+    *sources: str | Path | Adapter,
+    strength: float = 1.0,
+    weight_name: str | None = None,
+) -> AdapterSwitcher:
+    """Load adapters into an SDXL pipeline and set them to `strength`; returns its switcher.
+
+    A source is an `Adapter`, a file or folder of any format in `shira_diffusion.formats`, or a hub
+    id, of which `weight_name` is the file. Each is named as its file says, with a number where the
+    name is taken. LoRA and SHiRA go together; all are written into the weights and come off
+    again bit for bit with `switcher.clear()`. Later calls with the same `pipe` add to the same
+    switcher. Raises `FormatError`, `MismatchError` or `SettingError`, and then nothing is loaded.
+    """
+    switcher = _SWITCHERS.get(pipe)
+    if switcher is None:
+        switcher = AdapterSwitcher(pipe)
+    adapters = [_adapter(source, pipe, weight_name) for source in sources]
+    added: list[str] = []
+    try:
+        for adapter in adapters:
+            name = _free_name(adapter.info.name, switcher.names)
+            switcher.add(name, adapter)
+            added.append(name)
+        switcher.set({**switcher.active, **dict.fromkeys(added, strength)})
+    except BaseException:
+        for name in added:
+            switcher.remove(name)
+        raise
+    _SWITCHERS[pipe] = switcher
+    return switcher
+
+
+def _adapter(source: str | Path | Adapter, pipe: Any, weight_name: str | None) -> Adapter:
+    if isinstance(source, Adapter):
+        return source
+    path = Path(source).expanduser()
+    if not path.exists():
+        if not _HUB_ID.fullmatch(str(source)) or path.suffix == ".safetensors":
+            raise FormatError(
+                f"{source}: there is no such file or folder, and it is no hub id like "
+                "'organisation/model'; check the path"
+            )
+        path = _from_hub(str(source), weight_name)
+    elif weight_name is not None:
+        path = path / weight_name
+    shapes = {
+        f"{part}.{name}": tuple(weight.shape)
+        for part, module in component_modules(pipe).items()
+        for name, weight in module.named_parameters()
+    }
+    return formats.load(path, shapes=shapes)
+
+
+def _from_hub(hub_id: str, weight_name: str | None) -> Path:
+    wanted = [weight_name] if weight_name else ["*.safetensors", "adapter_config.json"]
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except Exception as error:
+        # The hub's client raises what it likes; to the user all of it means this.
+        raise FormatError(f"the adapter {hub_id!r} cannot be had from the hub: {error}") from error
+    return folder / weight_name if weight_name else folder
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(one for one in names if one not in taken)
+
+
 def target_weights(module: nn.Module, targets: Sequence[str]) -> dict[str, nn.Parameter]:
     """The weights of `module` in the groups `targets` (see `TARGETS`), by name.
 
     Raises `SettingError` for an unknown group and for one without a weight in this module.
     """
     named = dict(module.named_parameters())
-    chosen: dict[str, nn.Parameter] = {}
+    weights: dict[str, nn.Parameter] = {}
     for target in targets:
-        pattern = TARGETS.get(target)
-        if pattern is None:
-            known = nearest(target, TARGETS, most=len(TARGETS))
-            raise SettingError(f"there is no group of weights {target!r}; {known}")
-        found = {name: weight for name, weight in named.items() if pattern.fullmatch(name)}
+        found = {name: named[name] for name in chosen(named, target)}
         if not found:
             raise SettingError(
                 f"this {type(module).__name__} has no weights of the group {target!r}"
             )
-        chosen |= found
-    return chosen
+        weights |= found
+    return weights
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from shira_diffusion.errors import MismatchError
+from shira_diffusion.whole import Whole
+
+_DTYPE = operator.attrgetter("dtype")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +51,27 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Entries at `places` that hold `expected` (n,) and shall hold `values` (n,)."""
+    """Entries at `places` that hold `expected` (n,) and shall hold `values` (n,).
+
+    `whole` are other weights of the table, which change in every entry.
+    """
 
     places: Places
     expected: Tensor
     values: Tensor
+    whole: Whole | None = None
 
     def reversed(self) -> Step:
         """The step back."""
-        return Step(self.places, self.values, self.expected)
+        whole = None if self.whole is None else self.whole.reversed()
+        return Step(self.places, self.values, self.expected, whole)
+
+    def then(self, new: Step) -> Step:
+        """One step from these values to those of `new`, which is at the same places."""
+        whole = None
+        if self.whole is not None and new.whole is not None:
+            whole = Whole(self.whole.values, new.whole.values)
+        return Step(new.places, self.values, new.values, whole)
 
 
 class WeightTable:
@@ -73,7 +89,7 @@ class WeightTable:
             raise MismatchError(f"a table holds weights of one device and dtype, got {found}")
         self.device, self.dtype = kinds.pop()
         self.weights = tuple(weights)
-        self._addresses, self._dtypes, self._contiguous = self._marks()
+        self._memory, self._contiguous = self._where(), self._layout()
 
     @property
     def is_flat(self) -> bool:
@@ -83,16 +99,24 @@ class WeightTable:
     @cached_property
     def pointers(self) -> Tensor:
         """The weights' addresses (number of weights,) int64, on their device."""
-        return torch.tensor(self._addresses, dtype=torch.int64).to(self.device)
+        addresses, _ = self._memory
+        return torch.tensor(addresses, dtype=torch.int64).to(self.device)
 
     def is_current(self) -> bool:
         """Whether the weights' memory is where it was: not moved, cast or laid out anew."""
-        return self._marks() == (self._addresses, self._dtypes, self._contiguous)
+        return self.is_in_place() and self.is_laid_out()
 
-    def _marks(self) -> tuple[list[int], list[torch.dtype], list[bool]]:
-        # Three maps in C cost a third of one loop in Python; there are hundreds of weights.
-        return (
-            list(map(Tensor.data_ptr, self.weights)),
-            [weight.dtype for weight in self.weights],
-            list(map(Tensor.is_contiguous, self.weights)),
-        )
+    def is_in_place(self) -> bool:
+        """Whether the weights' memory is where it was and holds the same dtype: safe to write."""
+        return self._where() == self._memory
+
+    def is_laid_out(self) -> bool:
+        """Whether the entries have the same order in memory."""
+        return self._layout() == self._contiguous
+
+    def _where(self) -> tuple[list[int], list[torch.dtype]]:
+        # Maps in C cost a third of a loop in Python; there are hundreds of weights.
+        return list(map(Tensor.data_ptr, self.weights)), list(map(_DTYPE, self.weights))
+
+    def _layout(self) -> list[bool]:
+        return list(map(Tensor.is_contiguous, self.weights))

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from shira_diffusion.delta import index_dtype
-from shira_diffusion.errors import MismatchError, SettingError
+from shira_diffusion.mixture import require_finite, require_in_range
 from shira_diffusion.packed import Packed, peak
 from shira_diffusion.places import Places, Step, WeightTable
 from shira_diffusion.scatter import read_many
 from shira_diffusion.union import Union
+from shira_diffusion.whole_base import WholeBase
 
 
 class Plan:
@@ -23,7 +24,10 @@ class Plan:
     """
 
     def __init__(self, table: WeightTable, changes: Mapping[str, Packed]):
-        self._changes = dict(sorted(changes.items()))
+        ordered = dict(sorted(changes.items()))
+        self._whole = WholeBase.of(table, ordered)
+        taken = self._whole.slots if self._whole is not None else frozenset[str]()
+        self._changes = {name: one.without(taken) for name, one in ordered.items()}
         parts = list(self._changes.values())
         if len(parts) == 1:
             self._union = Union([parts[0].indices])
@@ -36,6 +40,11 @@ class Plan:
         self._base_peak = peak(self.base)
         self._last: tuple[Mapping[str, float], Step] | None = None
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether it holds copies of whole weights."""
+        return self._whole is not None
+
     def step(self, strengths: Mapping[str, float]) -> Step:
         """From the base to base + sum of strength * change, added in fp32 and rounded once.
 
@@ -44,7 +53,8 @@ class Plan:
         """
         own = {name: strengths[name] for name in self._changes}
         if self._last is None or self._last[0] != own:
-            self._last = own, Step(self.places, self.base, self._mixed(own))
+            whole = None if self._whole is None else self._whole.under(own)
+            self._last = own, Step(self.places, self.base, self._mixed(own), whole)
         return self._last[1]
 
     def _mixed(self, strengths: Mapping[str, float]) -> Tensor:
@@ -52,27 +62,17 @@ class Plan:
         change = self._union.sum([part.values.float() * strengths[name] for name, part in parts])
         # Only where the largest values could leave the range is each of them looked at.
         reach = sum(abs(strengths[name]) * part.peak for name, part in parts)
-        if not reach < _safe(torch.float32) and not bool(change.isfinite().all()):
-            raise SettingError(
-                "these strengths take the changes out of fp32's range; use smaller ones"
-            )
+        if not reach < _safe(torch.float32):
+            require_in_range(change)
         dtype = self.base.dtype
         mixed = change.add_(self.base).to(dtype)
         if not reach + self._base_peak < _safe(dtype):
-            _require_finite(mixed, self.base)
+            require_finite(mixed, self.base)
         return mixed
 
 
 def _safe(dtype: torch.dtype) -> float:
     return 0.99 * torch.finfo(dtype).max
-
-
-def _require_finite(mixed: Tensor, base: Tensor) -> None:
-    if not bool((mixed.isfinite() | ~base.isfinite()).all()):
-        raise MismatchError(
-            f"this mix leaves the range of {base.dtype}; use smaller strengths, or load the "
-            "model in bf16 or fp32"
-        )
 
 
 def _starts(sizes: Sequence[int], like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -121,8 +121,8 @@ class Residency:
             stream = torch.cuda.current_stream(device)
             stream.wait_event(copy.arrival)
             # The memory belongs to the stream that copied; it must not be reused under this one.
-            copy.packed.indices.record_stream(stream)
-            copy.packed.values.record_stream(stream)
+            for tensor in copy.packed.tensors.values():
+                tensor.record_stream(stream)
         return copy.packed
 
     def _sent(self, packed: Packed, name: str, device: torch.device) -> _Copy:
@@ -177,7 +177,7 @@ class Residency:
 
 @dataclass(frozen=True, eq=False)
 class _Spilled:
-    """An adapter in a file; `hollow` is the adapter without its vectors."""
+    """An adapter in a file; `hollow` is the adapter without its tensors."""
 
     file: Path
     hollow: Packed
@@ -185,21 +185,17 @@ class _Spilled:
     @classmethod
     def write(cls, packed: Packed, folder: Path) -> _Spilled:
         file = folder / f"{secrets.token_hex(8)}.safetensors"
-        safetensors.torch.save_file({"indices": packed.indices, "values": packed.values}, file)
-        nothing = torch.empty(0)
-        hollow = replace(packed, indices=nothing, values=nothing)
-        return cls(file, hollow)
+        safetensors.torch.save_file(packed.tensors, file)
+        return cls(file, packed.filled(dict.fromkeys(packed.tensors, torch.empty(0))))
 
     def read(self, name: str) -> Packed:
         try:
-            found = safetensors.torch.load_file(self.file)
-            indices, values = found["indices"], found["values"]
+            return self.hollow.filled(safetensors.torch.load_file(self.file))
         except (OSError, SafetensorError, KeyError) as error:
             raise ShiraError(
                 f"the adapter {name!r} was put aside in {self.file}, which cannot be read any more "
                 f"({error}); remove the adapter and add it again"
             ) from error
-        return replace(self.hollow, indices=indices, values=values)
 
 
 def _surplus(sizes: Mapping[str, int], limit: int | None, keep: Collection[str]) -> list[str]:

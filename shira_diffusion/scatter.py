@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from shira_diffusion import whole
 from shira_diffusion.errors import EntriesChangedError
 from shira_diffusion.places import Places, Step, WeightTable
 
@@ -76,18 +78,55 @@ def write_many(table: WeightTable, places: Places, values: Tensor) -> None:
     _for_each_weight(places.counts, work)
 
 
-def exchange_many(table: WeightTable, steps: Sequence[Step]) -> None:
+def nothing() -> None:
+    """There is nothing else to do."""
+
+
+def exchange_many(
+    table: WeightTable, steps: Sequence[Step], meanwhile: Callable[[], None] = nothing
+) -> None:
     """Take all `steps`, each after the one before it, or none of them.
 
     Raises `EntriesChangedError` where an entry does not hold what its step expects, NaN being
-    equal to NaN; whatever is raised, every entry then is as it was, bit for bit. On CUDA the host
-    waits once, for this verdict.
+    equal to NaN; whatever is raised, by `meanwhile` too, every entry then is as it was, bit for
+    bit. On CUDA the host waits once, for this verdict, and calls `meanwhile` before it waits.
     """
+    if any(step.whole is not None for step in steps):
+        meanwhile()
+        _exchange_one_by_one(table, steps)
+        return
+    _exchange_entries(table, steps, meanwhile)
+
+
+def _exchange_one_by_one(table: WeightTable, steps: Sequence[Step]) -> None:
+    """Steps of which some change whole weights, which a later step may change in places."""
+    done: list[Callable[[], None]] = []
+    try:
+        for number, step in enumerate(steps):
+            back = step.reversed()
+            try:
+                _exchange_entries(table, [step])
+                done.append(partial(_exchange_entries, table, [back]))
+                if step.whole is not None and back.whole is not None:
+                    whole.exchange(table.weights, step.whole)
+                    done.append(partial(whole.exchange, table.weights, back.whole))
+            except EntriesChangedError as error:
+                raise EntriesChangedError(error.weight, number) from error
+    except BaseException:
+        for undo in reversed(done):
+            undo()
+        raise
+
+
+def _exchange_entries(
+    table: WeightTable, steps: Sequence[Step], meanwhile: Callable[[], None] = nothing
+) -> None:
     if _has_kernels(table):
         from shira_diffusion import triton_scatter
 
-        triton_scatter.exchange(table, steps)
+        triton_scatter.exchange(table, steps, meanwhile)
         return
+    meanwhile()
     _exchange_by_weight(table, steps)
 
 

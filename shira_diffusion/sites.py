@@ -12,6 +12,7 @@ from shira_diffusion.components import Links, Weights
 from shira_diffusion.delta import VALUE_DTYPES
 from shira_diffusion.errors import MismatchError
 from shira_diffusion.places import Places, Step, WeightTable
+from shira_diffusion.whole import Whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,15 @@ class Sites:
 
     def is_current(self) -> bool:
         """Whether the model has the same weights in the same memory."""
-        return self._links.hold() and all(group.table.is_current() for group in self.groups)
+        return self.is_in_place() and self.is_linked()
+
+    def is_in_place(self) -> bool:
+        """Whether the weights' memory is where it was, so that writing to it does no harm."""
+        return all(group.table.is_in_place() for group in self.groups)
+
+    def is_linked(self) -> bool:
+        """Whether the model still has these weights, in the same layout."""
+        return self._links.hold() and all(group.table.is_laid_out() for group in self.groups)
 
 
 def require_fit(slot: str, weight: Tensor, shape: tuple[int, ...]) -> None:
@@ -62,19 +71,37 @@ def followed(steps: Mapping[Group, Step], groups: tuple[Group, ...]) -> dict[Gro
     Casting acts on each entry alone, so the cast values are those that the cast weights have.
     """
     by_slot: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    wholes: dict[str, tuple[Tensor, Tensor]] = {}
     for group, step in steps.items():
         split = step.places.split
         entries = zip(step.places.parts, split(step.expected), split(step.values), strict=True)
         by_slot |= dict(zip(group.slots, entries, strict=True))
+        if step.whole is not None:
+            for number, expected in step.whole.expected.items():
+                wholes[group.slots[number]] = expected, step.whole.values[number]
     moved = {}
     for group in groups:
         counts = [by_slot[slot][0].numel() if slot in by_slot else 0 for slot in group.slots]
-        if sum(counts):
+        whole = _whole_in(wholes, group)
+        if sum(counts) or whole is not None:
             parts = [by_slot[slot] for slot in group.slots if slot in by_slot]
             device, dtype = group.table.device, group.table.dtype
             indices = torch.cat([part[0].to(device) for part in parts])
             expected, values = (
                 torch.cat([part[which].to(device, dtype) for part in parts]) for which in (1, 2)
             )
-            moved[group] = Step(Places(indices, tuple(counts)), expected, values)
+            moved[group] = Step(Places(indices, tuple(counts)), expected, values, whole)
     return moved
+
+
+def _whole_in(wholes: Mapping[str, tuple[Tensor, Tensor]], group: Group) -> Whole | None:
+    """Those of the whole weights, by slot, that lie in `group`, on its device and in its dtype."""
+    found = {number: wholes[slot] for number, slot in enumerate(group.slots) if slot in wholes}
+    if not found:
+        return None
+    device, dtype = group.table.device, group.table.dtype
+    expected, values = (
+        {number: pair[which].to(device, dtype) for number, pair in found.items()}
+        for which in (0, 1)
+    )
+    return Whole(expected, values)

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from shira_diffusion.adapter import Adapter
+from shira_diffusion.adapter import Adapter, Delta
 from shira_diffusion.components import Weights
-from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import (
     EntriesChangedError,
     MismatchError,
@@ -50,6 +49,10 @@ class _State:
 
     mix: Mapping[str, float] = field(default_factory=dict)
     steps: Steps = field(default_factory=dict)
+
+
+class _RelinkedError(Exception):
+    """The model has other weights now than those that were written to."""
 
 
 class AdapterSwitcher:
@@ -179,9 +182,9 @@ class AdapterSwitcher:
                     "adapter.for_base(switcher.fingerprints)"
                 )
 
-    def _by_slot(self, name: str, adapter: Adapter) -> dict[str, SparseDelta]:
+    def _by_slot(self, name: str, adapter: Adapter) -> dict[str, Delta]:
         """The adapter's changes by the model's own slots."""
-        bound: dict[str, SparseDelta] = {}
+        bound: dict[str, Delta] = {}
         for weight_name, delta in adapter.deltas.items():
             slot = self._weights.slot(weight_name)
             if slot in bound:
@@ -211,17 +214,19 @@ class AdapterSwitcher:
         """Put the base back and `mix` in, or leave everything as it was."""
         if not mix and not self._state.mix:
             return
-        sites, old = self._followed(mix)
         names = tuple(sorted(mix))
-        known = self._plans.get(names) if sites is self._sites else None
-        if known is not None:
+        sites, plans = self._sites, self._plans.get(names)
+        if sites is not None and plans is not None and sites.is_in_place():
             try:
-                self._commit(sites, mix, known, self._switched(sites, old, known, mix))
+                self._commit(sites, mix, plans, self._switched(sites, plans, mix))
             except EntriesChangedError:
                 # The base may have been changed while nothing was in it: read it again.
                 del self._plans[names]
+            except _RelinkedError:
+                self._sites = None
             else:
                 return
+        sites, old = self._followed(mix)
         self._commit(sites, mix, *self._planned(sites, old, mix))
 
     def _followed(self, mix: Mapping[str, float]) -> tuple[Sites, Steps]:
@@ -238,13 +243,22 @@ class AdapterSwitcher:
         return sites, followed(self._state.steps, sites.groups)
 
     def _switched(
-        self, sites: Sites, old: Steps, plans: Mapping[Group, Plan], mix: Mapping[str, float]
+        self, sites: Sites, plans: Mapping[Group, Plan], mix: Mapping[str, float]
     ) -> Steps:
-        """From the old steps to the planned ones, with one exchange for each group."""
+        """From the old steps to the planned ones, with one exchange for each group.
+
+        Raises `_RelinkedError` when the model has other weights than `sites` by now. To look costs
+        the host about as much as the switch costs the GPU, so it looks while the GPU works.
+        """
+
+        def require_links() -> None:
+            if not sites.is_linked():
+                raise _RelinkedError
+
         new = {group: plan.step(mix) for group, plan in plans.items()}
-        with all_or_none() as take:
+        with all_or_none(require_links) as take:
             for group in sites.groups:
-                take(group.table, turns(old.get(group), new.get(group)))
+                take(group.table, turns(self._state.steps.get(group), new.get(group)))
         return new
 
     def _planned(
@@ -264,7 +278,7 @@ class AdapterSwitcher:
                     name: part.over(group.slots, group.table.device)
                     for name, part in packed.items()
                 }
-                touching = {name: part for name, part in parts.items() if part.values.numel()}
+                touching = {name: part for name, part in parts.items() if not part.is_empty}
                 if touching:
                     plans[group] = Plan(group.table, touching)
             new = {group: plan.step(mix) for group, plan in plans.items()}
@@ -291,7 +305,10 @@ class AdapterSwitcher:
         self._forget_plans(
             lambda known: (
                 known != names
-                and not all(self._residency.holds(name, self._home) for name in known)
+                and (
+                    any(plan.is_heavy for plan in self._plans[known].values())
+                    or not all(self._residency.holds(name, self._home) for name in known)
+                )
             )
         )
 

@@ -8,7 +8,7 @@ hook does the same with less work for the host, so there a tapped layer is an or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,14 +23,51 @@ class Tap(NamedTuple):
     indices: Tensor
     port: Tensor
 
-    @classmethod
-    def of(cls, indices: Tensor) -> Tap:
-        """A tap whose port is a leaf of the graph without memory of its own; only its grad counts.
+    def __deepcopy__(self, memo: object) -> Tap:
+        """A copied layer is tuned by nobody."""
+        return Tap(self.indices, self.port.detach())
 
-        Compiled code copies inputs that do not start at 16 bytes, each time it runs.
-        """
-        port = torch.zeros(1, device=indices.device).expand(indices.numel()).requires_grad_()
-        return cls(indices if indices.data_ptr() % 16 == 0 else indices.clone(), port)
+
+def open_taps(
+    entries: Sequence[Tensor], take: Callable[[Sequence[Tensor | None]], None]
+) -> list[Tap]:
+    """A tap for each of `entries`; `take` gets the gradients of a backward pass, all at once.
+
+    Weights that no compiled code used have None.
+    """
+    root = torch.zeros((), device=entries[0].device, requires_grad=True)
+    ports = _Ports.apply(root, take, [indices.numel() for indices in entries])
+    return [Tap(indices, port) for indices, port in zip(entries, ports, strict=True)]
+
+
+def aligned(indices: Tensor) -> Tensor:
+    """The same indices at an address where compiled code does not copy them each time it runs."""
+    return indices if indices.data_ptr() % 16 == 0 else indices.clone()
+
+
+class _Ports(torch.autograd.Function):
+    """Tensors without memory of their own, of which only the gradients count.
+
+    One node of the graph for all of them: the engine calls it once in a pass, when everything has
+    arrived, where leaves would have a hook each.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        root: Tensor,
+        take: Callable[[Sequence[Tensor | None]], None],
+        counts: Sequence[int],
+    ) -> tuple[Tensor, ...]:
+        ctx.take = take
+        ctx.set_materialize_grads(False)
+        return tuple(root.new_zeros(1).expand(count) for count in counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None, None]:
+        ctx.take(gradients)
+        return None, None, None
 
 
 class _Gather(torch.autograd.Function):

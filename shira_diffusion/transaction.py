@@ -7,19 +7,22 @@ from contextlib import contextmanager
 
 from shira_diffusion.errors import EntriesChangedError, MismatchError
 from shira_diffusion.places import Step, WeightTable
-from shira_diffusion.scatter import exchange_many
+from shira_diffusion.scatter import exchange_many, nothing
 from shira_diffusion.sites import Group
 
 Take = Callable[[WeightTable, Sequence[Step]], None]
 
 
 @contextmanager
-def all_or_none() -> Iterator[Take]:
-    """Exchanges in several tables, all of which are taken back if the block fails."""
+def all_or_none(meanwhile: Callable[[], None] = nothing) -> Iterator[Take]:
+    """Exchanges in several tables, all of which are taken back if the block fails.
+
+    Each calls `meanwhile` while a GPU works; if that raises, the block fails.
+    """
     taken: list[tuple[WeightTable, Sequence[Step]]] = []
 
     def take(table: WeightTable, steps: Sequence[Step]) -> None:
-        exchange_many(table, steps)
+        exchange_many(table, steps, meanwhile)
         taken.append((table, steps))
 
     try:
@@ -33,7 +36,7 @@ def all_or_none() -> Iterator[Take]:
 def turns(old: Step | None, new: Step | None) -> list[Step]:
     """The steps out of the old mix and into the new one; between strengths it is one."""
     if old is not None and new is not None and old.places is new.places:
-        return [Step(new.places, old.values, new.values)]
+        return [old.then(new)]
     out = [] if old is None else [old.reversed()]
     return out if new is None else [*out, new]
 

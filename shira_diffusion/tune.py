@@ -32,7 +32,7 @@ class _Layer:
 
     name: str
     weight: nn.Parameter
-    tap: taps.Tap
+    indices: Tensor
 
 
 @dataclass(eq=False)
@@ -83,13 +83,14 @@ class SparseTuner:
         self._layers = _layers(dict(self._module.named_parameters()), indices)
         self._groups = _groups(self._layers)
         self.values = nn.Parameter(torch.cat([group.base.float() for group in self._groups]))
-        self._counts = [layer.tap.indices.numel() for layer in self._layers]
+        self._counts = [layer.indices.numel() for layer in self._layers]
         self._inbox = GradientInbox(self.values, self._counts)
         self._flags = [(weight, weight.requires_grad) for weight in self._module.parameters()]
         self._module.requires_grad_(False)
-        hooks = [hook for number in range(len(self._layers)) for hook in self._watch(number)]
-        by_weight = {layer.weight: layer.tap for layer in self._layers}
-        tapped = taps.attach(self._module, by_weight)
+        hooks = [self._watch(number) for number in range(len(self._layers))]
+        opened = taps.open_taps([layer.indices for layer in self._layers], self._inbox.put_all)
+        weights = [layer.weight for layer in self._layers]
+        tapped = taps.attach(self._module, dict(zip(weights, opened, strict=True)))
         # A tuner that nobody holds any more stops watching, too, though it leaves its values.
         self._unwatch = weakref.finalize(self, _unwatch, hooks, tapped)
         self._open = True
@@ -100,7 +101,7 @@ class SparseTuner:
 
         That is by name, and by dtype before that where weights of several dtypes are tuned.
         """
-        return {layer.name: layer.tap.indices for layer in self._layers}
+        return {layer.name: layer.indices for layer in self._layers}
 
     def parameters(self) -> list[nn.Parameter]:
         """What an optimizer gets: the one flat vector."""
@@ -134,7 +135,7 @@ class SparseTuner:
         for layer, change in zip(self._layers, parts, strict=True):
             shape = tuple(layer.weight.shape)
             try:
-                changes[layer.name] = SparseDelta(layer.tap.indices, change.clone(), shape)
+                changes[layer.name] = SparseDelta(layer.indices, change.clone(), shape)
             except DeltaError as error:
                 raise DeltaError(f"the training of {layer.name!r} failed: {error}") from error
         return changes
@@ -176,8 +177,8 @@ class SparseTuner:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _watch(self, number: int) -> list[RemovableHandle]:
-        """Gather the gradient of a weight, and take what a tap has gathered in compiled code."""
+    def _watch(self, number: int) -> RemovableHandle:
+        """Gather the gradient of a weight, and free it, as soon as it is there."""
         layer, inbox = self._layers[number], self._inbox
         layer.weight.grad = None
         layer.weight.requires_grad_(True)
@@ -187,18 +188,10 @@ class SparseTuner:
             if weight.grad is None:
                 return
             dense = weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
-            inbox.put(number, read(dense, layer.tap.indices))
+            inbox.put(number, read(dense, layer.indices))
             weight.grad = None
 
-        def take(port: Tensor) -> None:
-            assert port.grad is not None
-            inbox.put(number, port.grad)
-            port.grad = None
-
-        return [
-            layer.weight.register_post_accumulate_grad_hook(gather),
-            layer.tap.port.register_post_accumulate_grad_hook(take),
-        ]
+        return layer.weight.register_post_accumulate_grad_hook(gather)
 
     def _put(self, values: Sequence[Tensor]) -> None:
         """Write all groups' values, or none when a weight has gone elsewhere."""
@@ -211,7 +204,7 @@ class SparseTuner:
         digest = hashlib.sha256()
         bases = (part for group in self._groups for part in group.places.split(group.base))
         for layer, base in zip(self._layers, bases, strict=True):
-            indices = layer.tap.indices
+            indices = layer.indices
             digest.update(f"{layer.name}:{tuple(layer.weight.shape)}:{indices.numel()};".encode())
             for content in (indices, base):
                 digest.update(content.cpu().view(torch.uint8).numpy().tobytes())
@@ -242,7 +235,7 @@ def _layers(named: Mapping[str, nn.Parameter], indices: Mapping[str, Tensor]) ->
             check_indices(entries, weight.numel())
         except DeltaError as error:
             raise DeltaError(f"the entries to train in {name!r}: {error}") from error
-        layers.append(_Layer(name, weight, taps.Tap.of(entries.to(weight.device))))
+        layers.append(_Layer(name, weight, taps.aligned(entries.to(weight.device))))
     devices = {layer.weight.device for layer in layers}
     if len(devices) > 1:
         raise MismatchError(f"the weights lie on several devices, {sorted(map(str, devices))}")
@@ -255,7 +248,7 @@ def _groups(layers: Sequence[_Layer]) -> list[_Group]:
     for _, same in groupby(layers, key=_dtype):
         members = list(same)
         table = WeightTable([layer.weight for layer in members])
-        places = Places.join([layer.tap.indices for layer in members])
+        places = Places.join([layer.indices for layer in members])
         stop = start + places.indices.numel()
         groups.append(_Group(table, places, read_many(table, places), slice(start, stop)))
         start = stop

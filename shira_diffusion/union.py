@@ -60,7 +60,7 @@ class Union:
         rows = torch.zeros(len(members), crowded.numel(), device=crowded.device)
         for row, (inside, of_set), one in zip(rows, members, values, strict=True):
             row[inside] = one[of_set]
-        return total.index_copy_(0, crowded, _rising_sum(rows))
+        return total.index_copy_(0, crowded, rising_sum(rows))
 
     @cached_property
     def _crowded(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
@@ -79,7 +79,7 @@ class Union:
         return crowded, members
 
 
-def _rising_sum(rows: Tensor) -> Tensor:
+def rising_sum(rows: Tensor) -> Tensor:
     """The sum over rows (m, n), smallest first."""
     total = torch.zeros_like(rows[0])
     for row in rows.sort(dim=0).values:

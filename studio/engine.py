@@ -198,4 +198,4 @@ def _stop_here(stop: threading.Event) -> None:
 
 
 def _held_bytes(adapter: Adapter) -> int:
-    return sum(delta.indices.nbytes + delta.values.nbytes for delta in adapter.deltas.values())
+    return sum(delta.nbytes for delta in adapter.deltas.values())

@@ -70,7 +70,7 @@ def test_an_adapter_of_the_benchmarks_touches_one_percent_of_the_attention() -> 
     [
         (switch.main, "lora_r64_over_ours"),
         (forward.main, "ours, 1 active / base"),
-        (file.main, "LoRA r64, diffusers / ours"),
+        (file.main, "live, LoRA r64, diffusers / ours"),
     ],
     ids=["switch", "forward", "file"],
 )

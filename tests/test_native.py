@@ -220,6 +220,17 @@ def loads_as_before_or_is_refused(path: Path) -> None:
         assert_equal(again, small())
 
 
+@pytest.mark.parametrize(
+    "names",
+    [["a", "a.b", "a.b.c", "a..b", "a-b", "b.a", "b.a.c.d"], [".", ".a", "a."], ["", ".", "..a"]],
+)
+def test_names_that_begin_with_another_weights_name(tmp_path: Path, names: list[str]) -> None:
+    deltas = {name: change(seed, (5, 5), 0.5) for seed, name in enumerate(names)}
+    adapter = Adapter(deltas, FULL_INFO)
+    adapter.save(tmp_path / "a")
+    assert_equal(native.load(tmp_path / "a"), adapter)
+
+
 @given(st.data())
 @settings(max_examples=400, deadline=None)
 def test_no_damaged_byte_goes_unnoticed(
@@ -273,32 +284,41 @@ def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: b
 def forged(
     path: Path,
     tensors: dict[str, torch.Tensor] | None = None,
+    version: str | None = "2",
     **metadata: str | None,
 ) -> Path:
     """A file whose checksum is right but whose content is not; None takes a key out."""
+    start = "w" if version == "1" else "fp16"
     stated = {
-        "shira.version": "1",
+        "shira.version": version,
         "shira.info": '{"name": "forged"}',
         "shira.shapes": '{"w": [4, 5]}',
+        "shira.layout": '{"fp16": {"w": [[4, 5], 2, 2]}}',
         **{f"shira.{key}": value for key, value in metadata.items()},
     }
     good = {
-        "w.gaps": torch.tensor([0, 3], dtype=torch.uint8),
-        "w.values": torch.ones(2, dtype=torch.float16),
+        f"{start}.gaps": torch.tensor([0, 3], dtype=torch.uint8),
+        f"{start}.values": torch.ones(2, dtype=torch.float16),
     }
     kept = {key: value for key, value in stated.items() if value is not None}
     container.write(path, good if tensors is None else tensors, kept)
     return path
 
 
-def test_the_forger_can_write_a_good_file(tmp_path: Path) -> None:
-    assert native.load(forged(tmp_path / "good")).deltas["w"].indices.tolist() == [0, 4]
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_the_forger_can_write_a_good_file(tmp_path: Path, version: str) -> None:
+    adapter = native.load(forged(tmp_path / "good", version=version))
+    assert adapter.deltas["w"].indices.tolist() == [0, 4]
+
+
+def in_layout(leaf: str) -> dict[str, str]:
+    return {"layout": f'{{"fp16": {{"w": {leaf}}}}}'}
 
 
 @pytest.mark.parametrize(
     ("metadata", "fault"),
     [
-        ({"version": "2"}, "version 2, this program reads up to 1; update"),
+        ({"version": "3"}, "version 3, this program reads up to 2; update"),
         ({"version": "999999"}, "update"),
         ({"version": "0"}, "no format version"),
         ({"version": "9" * 5000}, "no format version"),
@@ -312,6 +332,39 @@ def test_the_forger_can_write_a_good_file(tmp_path: Path) -> None:
         ({"info": '{"name": 3}'}, "name must be text"),
         ({"info": '{"name": "x", "tags": {"a": 1}}'}, "tags"),
         ({"info": '{"name": "\\ud800"}'}, "Unicode"),
+        ({"layout": None}, "JSON"),
+        ({"layout": "3"}, "not a JSON object"),
+        ({"layout": '{"fp16": {"w": ' * 900 + "1" + "}" * 1800}, "JSON|no shape"),
+        ({"layout": '{"fp16": {"a": {"b": [[1],0,0]}, "a.b": [[1],0,0]}}'}, "twice"),
+        ({"layout": '{"fp16": 3}'}, "no shape"),
+        (in_layout("[[4, 5], 2]"), "no shape"),
+        (in_layout("[[1000000000, 1000000000, 1000000000], 2, 2]"), "impossible shape"),
+        (in_layout("[[-4, -5], 2, 2]"), "impossible shape"),
+        (in_layout("[[4, true], 2, 2]"), "impossible shape"),
+        (in_layout('["45", 2, 2]'), "impossible shape"),
+        (in_layout("[[4, 5], -2, 2]"), "impossible sizes"),
+        (in_layout("[[4, 5], 2.0, 2]"), "impossible sizes"),
+        (in_layout("[[4, 5], 3, 2]"), "speaks of 3 entries in 2 bytes"),
+        (in_layout("[[4, 5], 2, 200000000000]"), "speaks of"),
+        (in_layout("[[2, 2], 2, 2]"), "'w': the gap code reaches entry 4 of a weight with 4"),
+        (in_layout("[[0], 2, 2]"), "reaches entry"),
+        ({"layout": '{"fp16": {"w": [[9], 1, 2], "v": [[9], 1, 0]}}'}, "marks 0 entries"),
+        ({"layout": '{"fp16": {}, "bf16": {}}'}, "'bf16.gaps' is missing"),
+        ({"layout": '{"int8": {}}'}, "'fp16.gaps' belongs to no weight"),
+    ],
+)
+def test_lies_in_the_metadata_are_refused(
+    tmp_path: Path, metadata: dict[str, str | None], fault: str
+) -> None:
+    path = forged(tmp_path / "a", **metadata)
+    with pytest.raises(FormatError, match=fault) as caught:
+        native.load(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "fault"),
+    [
         ({"shapes": None}, "JSON"),
         ({"shapes": "3"}, "not a JSON object"),
         ({"shapes": '{"w": [1000000000, 1000000000, 1000000000]}'}, "impossible shape"),
@@ -326,10 +379,10 @@ def test_the_forger_can_write_a_good_file(tmp_path: Path) -> None:
         ({"shapes": "{}"}, "'w.gaps' belongs to no weight"),
     ],
 )
-def test_lies_in_the_metadata_are_refused(
+def test_lies_in_the_metadata_of_version_1_are_refused(
     tmp_path: Path, metadata: dict[str, str | None], fault: str
 ) -> None:
-    path = forged(tmp_path / "a", **metadata)
+    path = forged(tmp_path / "a", version="1", **metadata)
     with pytest.raises(FormatError, match=fault) as caught:
         native.load(path)
     assert str(path) in str(caught.value)
@@ -344,26 +397,29 @@ CODE, VALUES = torch.tensor([0, 3], dtype=torch.uint8), torch.ones(2, dtype=torc
         (CODE.char(), VALUES, "not of their type"),
         (CODE.reshape(1, 2), VALUES, "not flat"),
         (CODE, VALUES.reshape(2, 1), "not flat"),
-        (CODE, VALUES.double(), "fp16, bf16 or fp32"),
-        (CODE, VALUES.int(), "fp16, bf16 or fp32"),
-        (CODE, VALUES[:1].clone(), "marks 2 entries"),
+        (CODE, VALUES.double(), "not of their type|fp16, bf16 or fp32"),
+        (CODE, VALUES.int(), "not of their type|fp16, bf16 or fp32"),
+        (CODE, VALUES[:1].clone(), "speaks of|marks 2 entries"),
+        (CODE[:1].clone(), VALUES, "speaks of|marks 1 entries"),
         (CODE, VALUES * math.nan, "NaN"),
         (CODE, VALUES * math.inf, "infinity"),
         (torch.tensor([0, 19], dtype=torch.uint8), VALUES, "reaches entry 20"),
-        (torch.tensor([0, 1, 255], dtype=torch.uint8), VALUES, "skip"),
+        (torch.tensor([0, 1, 255], dtype=torch.uint8), VALUES, "skip|speaks of"),
     ],
 )
 def test_wrong_tensors_are_refused(
     tmp_path: Path, code: torch.Tensor, values: torch.Tensor, fault: str
 ) -> None:
-    path = forged(tmp_path / "a", {"w.gaps": code, "w.values": values})
-    with pytest.raises(FormatError, match=fault):
-        native.load(path)
+    for version, start in (("1", "w"), ("2", "fp16")):
+        tensors = {f"{start}.gaps": code, f"{start}.values": values}
+        path = forged(tmp_path / "a", tensors, version=version)
+        with pytest.raises(FormatError, match=fault):
+            native.load(path)
 
 
 def test_a_claimed_size_allocates_nothing(tmp_path: Path) -> None:
     # 2^48 entries: any dense tensor of that shape would need a petabyte.
-    path = forged(tmp_path / "a", shapes=json.dumps({"w": [2**24, 2**24]}))
+    path = forged(tmp_path / "a", **in_layout("[[16777216, 16777216], 2, 2]"))
     delta = native.load(path).deltas["w"]
     assert delta.indices.dtype == torch.int64
     assert delta.nnz == 2

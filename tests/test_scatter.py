@@ -153,6 +153,27 @@ def test_an_exchange_that_misses_changes_nothing(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_fails_meanwhile_changes_nothing(dtype: torch.dtype, device: str) -> None:
+    case = Case(dtype, device)
+    before = case.copies()
+    held = case.slow_read()
+    doubled = case.values * 2
+    steps = [Step(case.places, held, case.values), Step(case.places, case.values, doubled)]
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        exchange_many(case.table, steps, fail)
+    case.assert_weights(before)
+    asked: list[bool] = []
+    exchange_many(case.table, steps, lambda: asked.append(True))
+    assert asked == [True]
+    assert torch.equal(bits(case.slow_read()), bits(doubled))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_nan_is_expected_where_nan_is(device: str) -> None:
     weight = torch.tensor([math.nan, 1.0, -0.0], device=device)
     # Another NaN than torch's own, as casting on another device may leave it.

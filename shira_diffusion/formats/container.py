@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -86,24 +87,66 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     header, body = _split(safetensors.torch.save(dict(tensors)))
     header[_METADATA] = {**metadata, _HASH_KEY: f"0x{hashlib.sha256(body).hexdigest()}"}
     header[_METADATA][CHECKSUM_KEY] = _checksum(header, body)
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, len(text).to_bytes(8, "little") + text, body)
+        _replace(path, lambda file: file.writelines((_head(header), body)))
     except OSError as error:
-        raise ShiraError(
-            f"{path}: it cannot be written ({error.strerror or error}); check the folder's rights "
-            "and the free space"
-        ) from error
+        raise unwritable(path, error) from error
 
 
-def _replace(path: Path, head: bytes, body: memoryview) -> None:
+def stream(path: Path, header: Mapping[str, Any], tensors: Iterable[Tensor | memoryview]) -> None:
+    """Write a file as `write` does, with one tensor in memory at a time.
+
+    `header` is a safetensors header; `tensors` come in the order of its data offsets, raw bytes
+    for those that need no change. Without the checksums that need the content beforehand.
+    """
+
+    def write_all(file: BinaryIO) -> None:
+        file.write(_head(header))
+        for tensor in tensors:
+            file.write(tensor if isinstance(tensor, memoryview) else raw(tensor))
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, write_all)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is either complete or not there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, lambda file: file.writelines((text.encode(),)))
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, row after row."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def unwritable(path: Path, error: OSError) -> ShiraError:
+    """What to say when the disk refuses."""
+    return ShiraError(
+        f"{path}: it cannot be written ({error.strerror or error}); check the folder's rights "
+        "and the free space"
+    )
+
+
+def _head(header: Mapping[str, Any]) -> bytes:
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _replace(path: Path, write_to: Callable[[BinaryIO], None]) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as file:
-            file.write(head)
-            file.write(body)
+            write_to(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

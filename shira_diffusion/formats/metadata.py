@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from shira_diffusion.adapter import AdapterInfo
@@ -53,6 +54,29 @@ def decode(metadata: Mapping[str, str]) -> AdapterInfo | None:
         return AdapterInfo(**known)
     except (ShiraError, TypeError) as error:
         raise FormatError(f"{INFO_KEY} is damaged: {error}") from error
+
+
+def foreign(path: Path, stated: Mapping[str, str]) -> AdapterInfo:
+    """What a LoRA that we did not write says about itself, by ModelSpec's and kohya's keys."""
+
+    def spec(key: str) -> str:
+        return stated.get(f"modelspec.{key}", "")
+
+    def words(key: str) -> tuple[str, ...]:
+        return tuple(word.strip() for word in spec(key).split(",") if word.strip())
+
+    return AdapterInfo(
+        name=stated.get("ss_output_name") or path.stem,
+        title=spec("title"),
+        base_model=stated.get("ss_base_model_version", ""),
+        method="lora",
+        trigger_words=words("trigger_phrase"),
+        tags=words("tags"),
+        license=spec("license"),
+        author=spec("author"),
+        description=spec("description"),
+        date=spec("date"),
+    )
 
 
 def parse_json(text: str, what: str) -> Any:

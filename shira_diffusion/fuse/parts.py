@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
-from shira_diffusion.adapter import Adapter, AdapterInfo
+from shira_diffusion.adapter import Adapter, AdapterInfo, Delta
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import MismatchError, SettingError
 from shira_diffusion.union import Union
@@ -32,7 +32,7 @@ def fused(parts: Parts, rule: Rule, *, name: str, how: str = "") -> Adapter:
     for _, strength in parts:
         if not math.isfinite(strength):
             raise SettingError(f"a strength must be a finite number, got {strength}")
-    by_weight: dict[str, list[tuple[SparseDelta, float]]] = {}
+    by_weight: dict[str, list[tuple[Delta, float]]] = {}
     for adapter, strength in parts:
         for weight_name, delta in adapter.deltas.items():
             by_weight.setdefault(weight_name, []).append((delta, strength))
@@ -48,7 +48,8 @@ def fused(parts: Parts, rule: Rule, *, name: str, how: str = "") -> Adapter:
     return Adapter(deltas, _fused_info(parts, name, how))
 
 
-def _fused_weight(terms: Sequence[tuple[SparseDelta, float]], rule: Rule) -> SparseDelta:
+def _fused_weight(deltas: Sequence[tuple[Delta, float]], rule: Rule) -> SparseDelta:
+    terms = [(delta.entries(), strength) for delta, strength in deltas]
     union = Union([delta.indices for delta, _ in terms])
     values = rule(union, [delta.values.float() * strength for delta, strength in terms])
     if not bool(values.isfinite().all()):

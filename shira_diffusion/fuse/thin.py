@@ -21,7 +21,8 @@ def prune(adapter: Adapter, keep: float) -> Adapter:
     """
     if not 0.0 < keep <= 1.0:
         raise SettingError(f"keep must be above 0 and at most 1, got {keep}")
-    values = [delta.values.float().abs().cpu() for delta in adapter.deltas.values()]
+    adapter = dataclasses.replace(adapter, deltas=adapter.entries)
+    values = [delta.values.float().abs().cpu() for delta in adapter.entries.values()]
     magnitudes = torch.cat([torch.empty(0), *values])
     kept = torch.zeros(adapter.nnz, dtype=torch.bool)
     if adapter.nnz:
@@ -38,6 +39,7 @@ def dare(adapter: Adapter, drop: float, generator: torch.Generator) -> Adapter:
     """
     if not 0.0 <= drop < 1.0:
         raise SettingError(f"drop must be at least 0 and below 1, got {drop}")
+    adapter = dataclasses.replace(adapter, deltas=adapter.entries)
     drawn = torch.rand(adapter.nnz, generator=generator, device=generator.device).cpu()
     deltas = {
         name: dataclasses.replace(delta, values=delta.values.float() / (1.0 - drop))
@@ -48,9 +50,10 @@ def dare(adapter: Adapter, drop: float, generator: torch.Generator) -> Adapter:
 
 def _kept(adapter: Adapter, kept: Tensor) -> dict[str, SparseDelta]:
     """The entries at which `kept` (nnz,) is true, numbered through all weights."""
-    parts = kept.split([delta.nnz for delta in adapter.deltas.values()])
+    entries = adapter.entries
+    parts = kept.split([delta.nnz for delta in entries.values()])
     deltas = {}
-    for (name, delta), part in zip(adapter.deltas.items(), parts, strict=True):
+    for (name, delta), part in zip(entries.items(), parts, strict=True):
         here = part.to(delta.values.device)
         deltas[name] = SparseDelta(delta.indices[here], delta.values[here], delta.shape)
     return deltas

@@ -86,5 +86,5 @@ def _taken(
                     f"avoid: {path} changes a weight {name!r} of shape {delta.shape}, but this "
                     f"base's has {tuple(weight.shape)}; name adapters of this base"
                 )
-            among[name].append(delta.indices)
+            among[name].append(delta.entries().indices)
     return among
