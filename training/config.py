@@ -178,7 +178,9 @@ class Config:
     )
     gradient_checkpointing: bool = setting(False, "less memory, slower steps", free=True)
     save_memory: bool = setting(
-        False, "one part of the base on the GPU at a time, pictures in tiles", free=True
+        False,
+        "draw pictures with little memory: in tiles, one part of the base at a time",
+        free=True,
     )
     compile: bool = setting(
         False, "compile the UNet's blocks: a slow start, then faster steps", free=True
