@@ -1,5 +1,7 @@
 """Whole runs through the command line, on the toy base: what comes out, and what is refused."""
 
+import base64
+import io
 import json
 import re
 import signal
@@ -17,6 +19,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from shira_diffusion import Adapter, AdapterSwitcher
+from shira_diffusion.formats import container
 from training.__main__ import main
 from training.config import METHODS, SPARSE
 from training.export import Destination
@@ -105,8 +108,12 @@ def test_run_yields_an_adapter_that_changes_pictures(
     assert "## Data\nDrawn by Ada, CC0.\n" in card
     assert "| prior_images | 2 |" in card
     assert str(tmp_path) not in card
-    with Image.open(folder / "thumbnail.png") as thumbnail:
-        assert thumbnail.size == (32, 32)
+    stated = container.read(folder / "adapter.safetensors").metadata
+    kind, _, text = stated["modelspec.thumbnail"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    for source in (folder / "thumbnail.png", io.BytesIO(base64.b64decode(text))):
+        with Image.open(source) as thumbnail:
+            assert thumbnail.size == (32, 32)
 
     run = tmp_path / "runs" / "ink"
     kinds = [event["event"] for event in events(run)]
@@ -129,6 +136,12 @@ def test_lora_run_gets_its_own_folder_and_fits_plain_diffusers(
     assert train(method="lora", run=tmp_path / "lora-run") == 0
     file = tmp_path / "adapters" / "ink-lora" / "adapter.safetensors"
     assert Adapter.load(file).info.method == "lora"
+    stored = container.read(file)
+    assert {name.partition("_down_")[0] for name in stored.tensors} >= {"lora_unet"}
+    kinds = {name.partition(".")[2] for name in stored.tensors}
+    assert kinds == {"lora_down.weight", "lora_up.weight", "alpha"}
+    assert stored.metadata["ss_base_model_version"].startswith("sdxl_")
+    assert stored.metadata["ss_output_name"] == "ink-lora"
     toy_pipe.load_lora_weights(file)
     assert toy_pipe.get_list_adapters()
     assert "load_lora_weights" in (file.parent / "card.md").read_text()

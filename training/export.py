@@ -15,8 +15,9 @@ from training.config import SPARSE, Config
 from training.data import Dataset
 from training.errors import RunError
 from training.methods import Together
+from training.thumbnail import add_thumbnail
 
-THUMBNAIL_SIDE = 256
+ADAPTER = "adapter.safetensors"
 
 _COMMON = ("targets", "steps", "batch", "accumulation", "optimizer", "lr", "schedule", "seed")
 _WHEN_ON = ("min_snr_gamma", "noise_offset", "ema", "train_text_encoders", "text_lr")
@@ -46,12 +47,10 @@ class Destination:
         partial = self.folder.parent / f".{self.folder.name}.{uuid4().hex}.partial"
         try:
             partial.mkdir()
-            method.save(partial / "adapter.safetensors", info)
+            method.save(partial / ADAPTER, info)
             (partial / "card.md").write_text(card, encoding="utf-8")
             if thumbnail is not None:
-                small = thumbnail.copy()
-                small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-                small.save(partial / "thumbnail.png")
+                add_thumbnail(partial / ADAPTER, thumbnail)
             self._take_place(partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

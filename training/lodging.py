@@ -16,9 +16,9 @@ def lent(machine: Machine, *modules: nn.Module) -> Iterator[None]:
     """Have `modules` on the machine's device for the block, afterwards where each was before."""
     former = [next(module.parameters()).device for module in modules]
     moved = any(device != machine.device for device in former)
-    for module in modules:
-        module.to(machine.device)
     try:
+        for module in modules:
+            module.to(machine.device)
         yield
     finally:
         for module, device in zip(modules, former, strict=True):
