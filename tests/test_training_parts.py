@@ -275,3 +275,25 @@ def test_torn_line_of_the_event_log_costs_no_other(tmp_path: Path) -> None:
         file.write(b'{"time": "2026", "event": "st\xc3')
     log.write("step", step=2)
     assert [row["step"] for row in log.find("step")] == [1, 2]
+
+
+def test_pictures_in_tiles_are_decoded_in_small_pieces(
+    toy_pipe: StableDiffusionXLPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[tuple[int, ...]] = []
+    toy_pipe.vae.decoder.register_forward_pre_hook(
+        lambda _, inputs: decoded.append(tuple(inputs[0].shape[-2:]))
+    )
+
+    def draw(*, tiled: bool) -> tuple[int, int]:
+        sampler = Sampler(toy_pipe, CPU, size=(32, 32), steps=2, guidance=3.0, tiled=tiled)
+        (picture,) = sampler.draw(["a castle"], [1])
+        return picture.size
+
+    monkeypatch.setattr("training.sampling.TILE", 16)
+    assert draw(tiled=True) == (32, 32)
+    assert len(decoded) > 3
+    assert max(map(max, decoded)) == 4
+    decoded.clear()
+    assert draw(tiled=False) == (32, 32), "the VAE is as it was"
+    assert decoded == [(8, 8)]

@@ -15,6 +15,9 @@ from training.images import Size
 from training.lodging import lent, text_encoders
 from training.machine import Machine
 
+TILE = 512
+"""The side in pixels of the pieces that pictures are decoded in where memory is short."""
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -62,9 +65,16 @@ class Sampler:
 
 @contextmanager
 def _tiles(vae: AutoencoderKL) -> Iterator[None]:
-    """Decode the block's pictures in pieces that are blended where they meet."""
+    """Decode the block's pictures in pieces that are blended where they meet.
+
+    SDXL's own tiles are as large as its pictures.
+    """
+    former = vae.tile_sample_min_size, vae.tile_latent_min_size
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // scale
     vae.enable_tiling()
     try:
         yield
     finally:
         vae.disable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = former
