@@ -49,6 +49,8 @@ def main() -> None:
         rows += shira_rows(models.unet_in_use(device), Path(folder) / "shira.safetensors", device)
     ratios = {f"MB, {name}": round(size / 1e6, 3) for name, size in sizes.items()}
     ratios |= {f"size, {SHIRA} / ours": round(sizes[SHIRA] / sizes[OURS], 3)}
+    for what in ("save", "read"):
+        ratios[f"{what}, {SHIRA} / ours"] = ratio(rows, f"{what}: {SHIRA}", f"{what}: {OURS}")
     peers = [*map(lora, RANKS), *(f"{lora(rank)}, and fuse" for rank in RANKS), SHIRA]
     live = {f"live, {name} / ours": ratio(rows, f"live: {name}", f"live: {OURS}") for name in peers}
     finish(Report(machine(device), rows, ratios | live), arguments.json)

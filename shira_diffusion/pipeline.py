@@ -136,9 +136,11 @@ def _adapter(source: str | Path | Adapter, pipe: Any, weight_name: str | None) -
 
 
 def _from_hub(hub_id: str, weight_name: str | None) -> Path:
+    # Without a name the files beside the card: what lies in folders may be a whole model.
     wanted = [weight_name] if weight_name else ["*.safetensors", "adapter_config.json"]
+    others = None if weight_name else ["*/*"]
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
+        folder = Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=others))
     except Exception as error:
         # The hub's client raises what it likes; to the user all of it means this.
         raise FormatError(f"the adapter {hub_id!r} cannot be had from the hub: {error}") from error

@@ -26,6 +26,9 @@ ORDER = [
     "fingerprint",
     "adapter",
     "metrics",
+    "summary",
+    "modelspec",
+    "cards",
     "union",
     "mixture",
     "svd",
@@ -66,6 +69,25 @@ ORDER = [
     "tune",
     "captured",
     "pipeline",
+    "relabel",
+    "verify",
+    "hub",
+    "cli.command",
+    "cli.layout",
+    "cli.progress",
+    "cli.sources",
+    "cli.inspect",
+    "cli.verify",
+    "cli.writers",
+    "cli.convert",
+    "cli.fuse",
+    "cli.extract",
+    "cli.bake",
+    "cli.tag",
+    "cli.push",
+    "cli.bench",
+    "cli",
+    "__main__",
 ]
 OUTSIDE = {"numpy", "safetensors", "torch"}
 # `Adapter.load` and `save` reach for the formats, which build adapters, when they are called.
@@ -136,6 +158,9 @@ def test_the_library_knows_torch_and_safetensors_alone(file: Path) -> None:
     allowed |= {
         "pipeline": {"diffusers", "huggingface_hub", "transformers"},
         "triton_scatter": {"triton"},
+        # Imported when they are needed; without them the command line says what to install.
+        "hub": {"huggingface_hub"},
+        "cli.progress": {"rich"},
     }.get(library_name(file), set())
     assert {name.partition(".")[0] for name in imported(file)} <= allowed
 

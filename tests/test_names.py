@@ -1,10 +1,15 @@
 """Every naming of SDXL's weights, in both directions, on the real key list of its own configs."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.loaders.lora_conversion_utils import (
+    _convert_non_diffusers_lora_to_diffusers,
+    _maybe_map_sgm_blocks_to_diffusers,
+)
 from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_open_clip_checkpoint,
@@ -84,6 +89,29 @@ def test_kohyas_names_are_the_ones_that_are_in_use(shapes: dict[str, tuple[int, 
     }
     fc1 = "text_encoder_2.text_model.encoder.layers.11.mlp.fc1"
     assert kohya.flat_name(fc1, Naming.SGM) == "lora_te2_text_model_encoder_layers_11_mlp_fc1"
+
+
+def test_kohyas_sgm_names_are_those_that_diffusers_maps(sdxl: dict[str, nn.Module]) -> None:
+    unet = sdxl["unet"]
+    named = unet.named_parameters()
+    matrices = [name for name, one in named if name.endswith(".weight") and one.dim() > 1]
+    numbers = {name.removesuffix(".weight"): number for number, name in enumerate(matrices)}
+    state = {}
+    for layer, number in numbers.items():
+        flat = kohya.flat_name(f"unet.{layer}", Naming.SGM)
+        state[f"{flat}.alpha"] = torch.tensor(1.0)
+        for part in ("lora_down", "lora_up"):
+            state[f"{flat}.{part}.weight"] = torch.full((1,), float(number))
+    mapped = _maybe_map_sgm_blocks_to_diffusers(state, unet.config)
+    converted, _ = _convert_non_diffusers_lora_to_diffusers(mapped)
+    found = {}
+    for key, tensor in converted.items():
+        # Attention's factors are in processors, as before diffusers 0.22.
+        layer = re.sub(r"[._]lora\.down\.weight$", "", key).removeprefix("unet.")
+        if layer != key.removeprefix("unet."):
+            layer = re.sub(r"\.processor\.to_out$", ".to_out.0", layer)
+            found[layer.replace(".processor.", ".")] = numbered(tensor)
+    assert found == numbers
 
 
 def test_checkpoint_names_both_ways(shapes: dict[str, tuple[int, ...]]) -> None:

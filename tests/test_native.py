@@ -170,6 +170,7 @@ def test_modelspec_metadata(tmp_path: Path) -> None:
         "author": "us",
         "date": "2026-11-23",
         "license": "Apache-2.0",
+        "usage_hint": "Trigger words: sks robot, tin, man",
         "trigger_phrase": "sks robot, tin, man",
         "tags": "robot, concept",
         "hash_sha256": "0x" + hashlib.sha256(tensors).hexdigest(),

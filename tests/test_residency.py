@@ -177,3 +177,26 @@ def test_on_a_gpu_the_least_recently_used_leave_it() -> None:
     seen = weights_under(AdapterSwitcher(small, Residency(device_bytes=800)), small)
     for one, other in zip(expected, seen, strict=True):
         assert torch.equal(one, other.cpu())
+
+
+def test_an_adapter_in_one_piece_is_not_copied(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    deltas = {}
+    for number in range(4):
+        dense = torch.randn(6, 7, generator=generator).half()
+        dense[torch.rand(6, 7, generator=generator) > 0.3 * number] = 0
+        deltas[f"w{number}"] = SparseDelta.from_dense(dense)
+    scattered = Packed.of(deltas)
+    Adapter(deltas, AdapterInfo("a")).save(tmp_path / "a.safetensors")
+    loaded = Adapter.load(tmp_path / "a.safetensors").deltas
+    joined = Packed.of(loaded)
+    for one, part in ((joined.indices, "indices"), (joined.values, "values")):
+        assert torch.equal(one, getattr(scattered, part))
+        assert one.data_ptr() == getattr(loaded["w1"], part).data_ptr()
+    # Neither another order of the same pieces nor a gap between them is taken for one piece.
+    swapped = {"a": loaded["w3"], "b": loaded["w1"]}
+    gapped = {"a": loaded["w1"], "b": loaded["w3"]}
+    for some in (swapped, gapped):
+        packed = Packed.of(some)
+        assert torch.equal(packed.values, torch.cat([one.values for one in some.values()]))
+        assert torch.equal(packed.indices, torch.cat([one.indices for one in some.values()]))

@@ -15,7 +15,8 @@ from training_toys import CPU, make_batches, no_gradients, settings
 
 from emoji_xl.architecture import TOY, build_pipeline, save_pipeline
 from emoji_xl.vocabulary import learn_tokenizer
-from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher
+from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, hub
+from shira_diffusion.cards import write_card
 from training import methods
 from training.config import Config
 from training.data import Dataset
@@ -189,3 +190,21 @@ def test_a_new_word_is_new_and_in_a_caption(toy_pipe: StableDiffusionXLPipeline)
 def test_encoders_without_any_target_are_refused(toy_pipe: StableDiffusionXLPipeline) -> None:
     with pytest.raises(ConfigError, match="none of the targets conv"):
         methods.create_all(texts(targets=("conv",)), toy_pipe, no_gradients, None)
+
+
+def test_the_words_embeddings_go_to_the_hub_with_the_adapter(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    for name in ("adapter", "embeddings"):
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+    hub.Package(tmp_path / "adapter.safetensors", "# Ink", None).write(tmp_path / "hub")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "hub").iterdir()}
+    assert found["embeddings.safetensors"] == b"embeddings"
+    info = AdapterInfo("ink", method="shira", training={"new_token": WORD})
+    for hub_id, where in (
+        ("", "adapters/ink/embeddings"),
+        ("ada/ink", 'hf_hub_download("ada/ink"'),
+    ):
+        card = write_card(info, hub_id=hub_id)
+        assert where in card
+        assert card.count(f'token="{WORD}"') == 2
+    assert "textual_inversion" not in write_card(AdapterInfo("ink", method="shira"))

@@ -10,8 +10,9 @@ from uuid import uuid4
 from PIL import Image
 
 from shira_diffusion import AdapterInfo
-from training.card import read_credit, write_card
+from shira_diffusion.cards import write_card
 from training.config import SPARSE, Config
+from training.credit import read_credit
 from training.data import Dataset
 from training.errors import RunError
 from training.methods import Together

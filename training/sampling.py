@@ -33,7 +33,9 @@ class Sampler:
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """Return one picture a prompt; each depends on its own seed, not on its neighbours."""
         pipe, machine = self.pipe, self.machine
-        with torch.no_grad(), machine.autocast():
+        # Compiled blocks would be compiled anew for the few pictures, without gradients.
+        eager = torch.compiler.set_stance("force_eager")
+        with torch.no_grad(), machine.autocast(), eager:
             with lent(machine, *text_encoders(pipe)):
                 embeds, negative, pooled, negative_pooled = pipe.encode_prompt(
                     list(prompts),

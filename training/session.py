@@ -10,7 +10,7 @@ from typing import Any
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from shira_diffusion import AdapterInfo
+from shira_diffusion import hub
 from shira_diffusion.fingerprint import fingerprint
 from training import methods
 from training.batches import Batches
@@ -18,7 +18,6 @@ from training.calibration import gradients
 from training.config import MIXED, Config
 from training.data import Dataset
 from training.export import Destination, card_of, describe
-from training.hub import upload
 from training.interrupt import graceful_stop
 from training.lodging import text_encoders
 from training.loop import Loop, StepResult
@@ -257,19 +256,18 @@ class Session:
             adapter=str(folder.resolve()),
         )
         if config.hub_repo:
-            self._upload(folder, info)
+            self._upload(folder)
         return folder
 
-    def _upload(self, folder: Path, info: AdapterInfo) -> None:
+    def _upload(self, folder: Path) -> None:
         """Send the adapter to the hub; a failure is a warning that says how to do it by hand."""
         repo = self._config.hub_repo
         try:
-            address = upload(folder, info, repo, private=self._config.hub_private)
+            address = hub.push(hub.pack(folder, repo), repo, private=self._config.hub_private)
         except Exception as error:  # noqa: BLE001
-            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             self._report.warn(
-                f"the adapter is not on the hub ({reason}). It is safe in {folder}: log in with "
-                f"`hf auth login` and send it with `hf upload {repo} {folder}`"
+                f"the adapter is not on the hub ({error}). It is safe in {folder}; send it with "
+                f"`shira push {folder} {repo}`"
             )
             return
         self._report.note(f"the adapter is at {address}", "uploaded", address=address)

@@ -7,11 +7,11 @@ from pathlib import Path
 from PIL import Image
 
 from shira_diffusion.formats import container
+from shira_diffusion.modelspec import THUMBNAIL_KEY
 
 SIDE = 256
 """The longest side in pixels that ModelSpec allows."""
 
-_KEY = "modelspec.thumbnail"
 _QUALITY = 85
 
 
@@ -27,5 +27,5 @@ def add_thumbnail(adapter: Path, picture: Image.Image) -> None:
     small.save(buffer, format="JPEG", quality=_QUALITY)
     text = base64.b64encode(buffer.getvalue()).decode()
     file = container.read(adapter)
-    stated = {**file.metadata, _KEY: f"data:image/jpeg;base64,{text}"}
+    stated = {**file.metadata, THUMBNAIL_KEY: f"data:image/jpeg;base64,{text}"}
     container.write(adapter, file.tensors, stated)

@@ -38,7 +38,7 @@ def load(path: str | Path, *, shapes: Shapes | None = None) -> Adapter:
         case Kind.PEFT_SHIRA:
             return peft.load(file, shapes=shapes)
         case Kind.LORA:
-            return lora.load(file.parent if file.name == peft.WEIGHTS else file)
+            return lora.load(file)
         case Kind.DIFF:
             return diff.load(file)
 
@@ -76,7 +76,7 @@ def _file(path: Path) -> Path:
     if (path / checkpoint.INDEX).is_file():
         raise FormatError(
             f"{path}: it is a whole model, which belongs to --base; to make an adapter of a "
-            "fine-tuned model, extract it (shira_diffusion.sparsify.extract)"
+            "fine-tuned model, extract it with `shira extract`"
         )
     found = sorted(path.glob("*.safetensors"))
     if len(found) != 1:

@@ -100,11 +100,19 @@ class Checkpoint:
             )
         return stored
 
+    def _members(self, file: Path, key: str) -> Mapping[str, Part]:
+        try:
+            return _weights(file, key)
+        except FormatError as error:
+            raise FormatError(f"{self.path}: {error}; give a checkpoint of SDXL") from error
+
     def _found(self) -> dict[str, Stored]:
         places: dict[str, Stored] = {}
         for file, handle in self._open.items():
             for key in handle.keys():  # noqa: SIM118
-                for name, part in _weights(file, key).items():
+                for name, part in self._members(file, key).items():
+                    if not part.fits(handle.get_slice(key).get_shape()):
+                        raise FormatError(f"{self.path}: {key!r} is not of the shape of SDXL's")
                     if name in places:
                         raise FormatError(
                             f"{self.path}: {file} holds the weight {name!r} a second time; keep "

@@ -60,8 +60,11 @@ def read_header(path: Path) -> Header:
 def read(path: Path) -> Container:
     """The whole file; safetensors checks every size in the header before any tensor is made."""
     _refuse_pickle(path)
+    # Another core hashes while this one reads the tensors and the caller decodes.
+    pool = ThreadPoolExecutor(1)
     try:
         data = path.read_bytes()
+        hashing = pool.submit(lambda: _checksum(*_split(data)))
         tensors = safetensors.torch.load(data)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
@@ -70,11 +73,9 @@ def read(path: Path) -> Container:
         raise FormatError(
             f"{path}: it holds a tensor that torch cannot read ({error!r}); get the file again"
         ) from error
-    header, body = _split(data)
-    # Another core hashes while the caller decodes.
-    pool = ThreadPoolExecutor(1)
-    hashing = pool.submit(_checksum, header, body)
-    pool.shutdown(wait=False)
+    finally:
+        pool.shutdown(wait=False)
+    header, _ = _split(data)
     return Container(tensors, header.get(_METADATA, {}), hashing)
 
 

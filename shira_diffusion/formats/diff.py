@@ -19,6 +19,7 @@ from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import DeltaError, FormatError, SettingError, ShiraError
 from shira_diffusion.formats import container, metadata, names
 from shira_diffusion.formats.kohya import Naming, flat_name
+from shira_diffusion.modelspec import kohya
 
 _WEIGHT, _BIAS = ".diff", ".diff_b"
 _DTYPES = {torch.float16: ("F16", 2), torch.bfloat16: ("BF16", 2), torch.float32: ("F32", 4)}
@@ -95,7 +96,8 @@ def save(
         end = start + math.prod(shape) * width
         header[key] = {"dtype": word, "shape": list(shape), "data_offsets": [start, end]}
         start = end
-    header["__metadata__"] = {**metadata.encode(adapter.info), "format": "pt"}
+    stated = {**metadata.encode(adapter.info), **kohya(adapter.info), "format": "pt"}
+    header["__metadata__"] = stated
     ordered = [name for _, name in sorted(keys.items())]
     dense = (_in_range(name, adapter.deltas[name].to_dense(), dtype) for name in ordered)
     container.stream(Path(path), header, dense)

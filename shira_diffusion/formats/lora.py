@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -18,6 +19,7 @@ from shira_diffusion.errors import DeltaError, FormatError, SettingError, ShiraE
 from shira_diffusion.formats import container, diff, metadata, names, peft
 from shira_diffusion.formats.kohya import Naming, flat_name
 from shira_diffusion.lowrank import DoraDelta, LowRankDelta
+from shira_diffusion.modelspec import kohya
 from shira_diffusion.svd import Factors, factored
 
 # diffusers writes PEFT's settings of every component under this key, as "unet.lora_alpha".
@@ -62,7 +64,11 @@ def load(path: str | Path) -> Adapter:
             if name in deltas:
                 raise FormatError(f"{key!r} is a second change of {name!r}")
             deltas[name] = diff.delta(key, file.tensors[key])
-        info = metadata.decode(file.metadata) or metadata.foreign(path, file.metadata)
+        info = metadata.decode(file.metadata)
+        if info is None:
+            turned = any(isinstance(one, DoraDelta) for one in deltas.values())
+            foreign = metadata.foreign(path, file.metadata)
+            info = dataclasses.replace(foreign, method="dora" if turned else "lora")
         return Adapter(deltas, info)
     except ShiraError as error:
         raise FormatError(f"{path}: {error}; get a plain LoRA for SDXL") from error
@@ -98,7 +104,8 @@ def save(
         factors = factored(one, rank).rounded(dtype)
         tensors |= _stored(name.removesuffix(".weight"), factors, rank, naming)
         whole[name], lost[name] = factors.whole, factors.lost
-    container.write(Path(path), tensors, {**metadata.encode(adapter.info), "format": "pt"})
+    stated = {**metadata.encode(adapter.info), **kohya(adapter.info, rank=rank), "format": "pt"}
+    container.write(Path(path), tensors, stated)
     return Energy(whole, lost)
 
 
@@ -184,13 +191,15 @@ class _Settings:
 
     @classmethod
     def of(cls, path: Path, stated: Mapping[str, str]) -> _Settings:
-        """Those of the file's metadata, else those in the folder that `path` is."""
+        """Those of the file's metadata, else those of PEFT's folder."""
         if _PEFT_KEY in stated:
             settings = metadata.parse_json(stated[_PEFT_KEY], _PEFT_KEY)
             if not isinstance(settings, dict):
                 raise FormatError(f"{_PEFT_KEY} is not a JSON object")
             return cls(settings, whole=False)
-        return cls(peft.read_config(path) if path.is_dir() else {}, whole=True)
+        if path.is_dir():
+            return cls(peft.read_config(path), whole=True)
+        return cls(peft.read_config(path.parent) if path.name == peft.WEIGHTS else {}, whole=True)
 
     def scale(self, layer: str, rank: int, stored: Tensor | None) -> float:
         """Alpha / rank of a layer, by its own alpha where the file has one."""

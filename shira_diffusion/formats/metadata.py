@@ -10,6 +10,7 @@ from typing import Any
 
 from shira_diffusion.adapter import AdapterInfo
 from shira_diffusion.errors import FormatError, ShiraError
+from shira_diffusion.modelspec import modelspec
 
 INFO_KEY = "shira.info"
 
@@ -17,23 +18,9 @@ INFO_KEY = "shira.info"
 def encode(info: AdapterInfo) -> dict[str, str]:
     """The safetensors metadata for `info`; `decode` is its inverse.
 
-    Next to our own key stand those of ModelSpec 1.0.1 that are known
-    (https://github.com/Stability-AI/ModelSpec), which other programs show.
+    Next to our own key stand those that other programs show, see `modelspec`.
     """
-    spec = {
-        "sai_model_spec": "1.0.1",
-        "architecture": f"{info.architecture}/{info.method}",
-        "implementation": info.implementation,
-        "title": info.title or info.name,
-        "description": info.description,
-        "author": info.author,
-        "date": info.date,
-        "license": info.license,
-        "trigger_phrase": ", ".join(info.trigger_words),
-        "tags": ", ".join(info.tags),
-    }
-    known = {f"modelspec.{key}": value for key, value in spec.items() if value}
-    return {INFO_KEY: json.dumps(_plain(info), sort_keys=True), **known}
+    return {INFO_KEY: json.dumps(_plain(info), sort_keys=True), **modelspec(info)}
 
 
 def decode(metadata: Mapping[str, str]) -> AdapterInfo | None:

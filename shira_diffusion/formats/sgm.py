@@ -7,7 +7,7 @@ directions. See https://github.com/Stability-AI/generative-models.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -110,6 +110,12 @@ class Part:
     key: str
     third: int | None = None
     transposed: bool = False
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a stored tensor of this shape can hold it."""
+        if self.third is not None:
+            return len(shape) > 0 and shape[0] % 3 == 0
+        return not self.transposed or len(shape) == 2
 
     def of(self, stored: Tensor) -> Tensor:
         """The weight within the stored tensor, as a view."""

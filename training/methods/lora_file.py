@@ -10,7 +10,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig
 from torch import Tensor
 
-from shira_diffusion import AdapterInfo
+from shira_diffusion import AdapterInfo, modelspec
 from shira_diffusion.formats import container, metadata
 from shira_diffusion.formats.kohya import Naming, flat_name
 
@@ -60,13 +60,7 @@ def _kohya_names(
 def _kohya_metadata(settings: Mapping[str, LoraConfig], info: AdapterInfo) -> dict[str, str]:
     """Return what A1111 and kohya's scripts look for: the base's kind above all."""
     first = next(iter(settings.values()))
-    return {
-        "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(first.r),
-        "ss_network_alpha": f"{first.lora_alpha:g}",
-        "ss_output_name": info.name,
-    }
+    return modelspec.kohya(info, rank=first.r) | {"ss_network_alpha": f"{first.lora_alpha:g}"}
 
 
 def _diffusers_metadata(settings: Mapping[str, LoraConfig]) -> dict[str, str]:

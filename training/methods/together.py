@@ -7,11 +7,10 @@ from typing import Any
 from torch import nn
 
 from shira_diffusion import AdapterInfo
+from shira_diffusion.cards import EMBEDDINGS
 from training.methods.base import Method, Trainable
 from training.methods.content import write
 from training.methods.tokens import NewWord, write_embeddings
-
-EMBEDDINGS = "embeddings.safetensors"
 
 
 class Together:
