@@ -20,8 +20,9 @@ Delta = SparseDelta | LowRankDelta
 class AdapterInfo:
     """What an adapter is: its name, its base, how it was made, whose it is.
 
-    `base_fingerprint` maps a component ("unet") to `fingerprint(module)` of the base. All values
-    are text; what is not known stays empty. Raises `SettingError` for anything else.
+    `base_fingerprint` maps a component ("unet") to `fingerprint(module)` of the base; `strength`
+    is the one that its author suggests, such as "0.8". All values are text; what is not known stays
+    empty. Raises `SettingError` for anything else.
     """
 
     name: str
@@ -37,6 +38,7 @@ class AdapterInfo:
     author: str = ""
     description: str = ""
     date: str = ""
+    strength: str = ""
     architecture: str = "stable-diffusion-xl-v1-base"
     implementation: str = "diffusers"
 

@@ -7,7 +7,8 @@ counts as a matrix (out, everything else), one that only one adapter touches as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,34 @@ from shira_diffusion.errors import MismatchError
 
 # From this share of entries on, the dense product is the faster one.
 _DENSE_FROM = 0.1
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How two adapters meet in one weight that either touches.
+
+    `shared` entries are changed by both, `opposed` of them in opposite directions; `smaller` is the
+    entry count of the one that changes fewer. `awom` and `awor` are those of this weight, `bound`
+    is |A| |B|, which the AWOM cannot exceed.
+    """
+
+    weight: str
+    shared: int
+    opposed: int
+    smaller: int
+    awom: float
+    awor: float
+    bound: float
+
+    @property
+    def overlap(self) -> float:
+        """The share of the smaller one's entries that both change, 0 to 1."""
+        return self.shared / self.smaller if self.smaller else 0.0
+
+    @property
+    def relative_awom(self) -> float:
+        """AWOM as a share of the most that changes of these sizes can have, 0 to 1."""
+        return self.awom / self.bound if self.bound else 0.0
 
 
 def density(adapter: Adapter) -> float:
@@ -41,6 +70,34 @@ def awor(a: Adapter, b: Adapter) -> float:
     return _mean(_by_weight(a, b, _zeros, absent=1.0), empty=1.0)
 
 
+def meetings(a: Adapter, b: Adapter) -> Iterator[Meeting]:
+    """Every weight that either touches, in order of name, as soon as it is measured.
+
+    Their means are `awom` and `awor`, and their sum of `shared` gives `overlap`.
+    """
+    for name, first, second in _pairs(a, b):
+        if first is None or second is None:
+            yield Meeting(name, 0, 0, 0, awom=0.0, awor=1.0, bound=0.0)
+        else:
+            yield _meeting(name, first, second)
+
+
+def _meeting(name: str, a: SparseDelta, b: SparseDelta) -> Meeting:
+    in_a = torch.isin(a.indices, b.indices, assume_unique=True)
+    in_b = torch.isin(b.indices, a.indices, assume_unique=True)
+    opposed = a.values[in_a].sign() * b.values[in_b].sign() < 0
+    product = _product(a, b)
+    return Meeting(
+        name,
+        shared=int(in_a.sum()),
+        opposed=int(opposed.sum()),
+        smaller=min(a.nnz, b.nnz),
+        awom=float(product.norm()),
+        awor=_share_of_zeros(product, a),
+        bound=float(a.values.double().norm() * b.values.double().norm()),
+    )
+
+
 def _by_weight(
     a: Adapter,
     b: Adapter,
@@ -49,19 +106,25 @@ def _by_weight(
     absent: float,
 ) -> list[float]:
     """`measure` for each weight that both touch, `absent` for each that only one does."""
-    results = []
+    return [
+        absent if first is None or second is None else measure(first, second)
+        for _, first, second in _pairs(a, b)
+    ]
+
+
+def _pairs(a: Adapter, b: Adapter) -> Iterator[tuple[str, SparseDelta | None, SparseDelta | None]]:
+    """Every weight that either touches, in order of name, with both changes if both do."""
     for name in sorted(a.deltas.keys() | b.deltas.keys()):
         first, second = a.deltas.get(name), b.deltas.get(name)
         if first is None or second is None:
-            results.append(absent)
+            yield name, None, None
             continue
         if first.shape != second.shape:
             raise MismatchError(
                 f"the weight {name!r} is {first.shape} in one adapter and {second.shape} in the "
                 "other; they belong to different models"
             )
-        results.append(measure(first.entries(), second.entries()))
-    return results
+        yield name, first.entries(), second.entries()
 
 
 def _mean(results: list[float], *, empty: float) -> float:
@@ -77,8 +140,12 @@ def _magnitude(a: SparseDelta, b: SparseDelta) -> float:
 
 
 def _zeros(a: SparseDelta, b: SparseDelta) -> float:
+    return _share_of_zeros(_product(a, b), a)
+
+
+def _share_of_zeros(product: Tensor, a: SparseDelta) -> float:
     entries = _columns(a) ** 2
-    return 1.0 - float(_product(a, b).count_nonzero()) / entries if entries else 1.0
+    return 1.0 - float(product.count_nonzero()) / entries if entries else 1.0
 
 
 def _product(a: SparseDelta, b: SparseDelta) -> Tensor:

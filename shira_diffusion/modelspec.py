@@ -47,6 +47,8 @@ def modelspec(info: AdapterInfo) -> dict[str, str]:
     The hash of the tensors is added when the file is written.
     """
     words = ", ".join(info.trigger_words)
+    hints = [f"Trigger words: {words}"] if words else []
+    hints += [f"Strength: {info.strength}"] if info.strength else []
     spec = {
         "sai_model_spec": "1.0.1",
         "architecture": f"{info.architecture}/{'lora' if info.method in _LOW_RANK else 'shira'}",
@@ -56,7 +58,7 @@ def modelspec(info: AdapterInfo) -> dict[str, str]:
         "author": info.author,
         "date": info.date,
         "license": info.license,
-        "usage_hint": f"Trigger words: {words}" if words else "",
+        "usage_hint": "; ".join(hints),
         "trigger_phrase": words,
         "tags": ", ".join(info.tags),
         "merged_from": info.training.get("fused", ""),

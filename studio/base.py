@@ -38,11 +38,14 @@ _PHOTO_PROMPTS = (
 
 @dataclass(frozen=True)
 class Base:
-    """A base model in the page's terms; sizes are (width, height) in pixels, native one first."""
+    """A base model in the page's terms; sizes are (width, height) in pixels.
+
+    The native size and the base's own sampler come first.
+    """
 
     name: str
     device: str
-    sampler: str
+    samplers: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     steps: int
     guidance: float
@@ -62,16 +65,19 @@ class Base:
 
 
 def describe(
-    pipe: StableDiffusionXLPipeline, name: str, vocabulary: Vocabulary | None = None
+    pipe: StableDiffusionXLPipeline,
+    name: str,
+    samplers: tuple[str, ...],
+    vocabulary: Vocabulary | None = None,
 ) -> Base:
-    """Read sizes, device and sampler from a pipeline and choose defaults for its kind."""
+    """Read sizes and device from a pipeline and choose defaults for its kind."""
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
     small = side < SMALL
     shapes = ((side, side),) if small else tuple(_scaled(shape, side) for shape in _SHAPES)
     return Base(
         name=name,
-        device=_device_words(pipe.device),
-        sampler=type(pipe.scheduler).__name__.removesuffix("Scheduler").removesuffix("Discrete"),
+        device=_device_words(pipe._execution_device),
+        samplers=samplers,
         sizes=shapes,
         steps=22 if small else 30,
         guidance=4.0 if small else 6.0,

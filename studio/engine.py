@@ -1,36 +1,39 @@
 """One base model, one lease: a picture gets exactly its own mix and leaves the base as it was."""
 
+import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from shira_diffusion import Adapter, AdapterSwitcher
-from shira_diffusion.errors import SettingError
+from shira_diffusion import AdapterSwitcher
+from shira_diffusion.errors import SettingError, ShiraError
+from shira_diffusion.residency import Residency
+from shira_diffusion.schedule import StepCallback, scheduled
 from studio.base import describe
-from studio.errors import MemoryShortageError, StoppedError
+from studio.errors import MemoryShortageError
 from studio.infotext import AdapterUse, Record
-from studio.library import AdapterLibrary, Entry, Stamp
+from studio.library import AdapterLibrary, Entry
+from studio.loaded import LoadedAdapters
+from studio.preview import Preview, watch_prediction
 from studio.recipe import Recipe
+from studio.samplers import Samplers
+from studio.steps import Step, Steps
+from studio.timing import schedule
 from studio.vocabulary import Vocabulary
 
-CACHE_BYTES = 4 * 2**30
-"""How much memory loaded adapters may hold before the least recently used ones are dropped."""
+HOST_BYTES = 4 * 2**30
+"""How much memory loaded adapters may hold; the least recently used beyond that go to disk."""
+DEVICE_BYTES = 2 * 2**30
+"""The same for their copies on an accelerator."""
+AHEAD_BYTES = 2**30
+"""How much of the library (bytes on disk) is loaded before anybody asks."""
 
-
-@dataclass(frozen=True)
-class Step:
-    """Sampling step `number` of `total` is done, `seconds` after the first one began."""
-
-    number: int
-    total: int
-    seconds: float
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,6 @@ class Sample:
     image: Image.Image
     record: Record
     remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """An adapter in memory: which version of its file, how many bytes, the file's hash."""
-
-    stamp: Stamp
-    held: int
-    sha256: str
 
 
 class Engine:
@@ -62,12 +56,14 @@ class Engine:
         vocabulary: Vocabulary | None = None,
     ) -> None:
         pipe.set_progress_bar_config(disable=True)
-        self.base = describe(pipe, name, vocabulary)
+        self.library = library
+        self._samplers = Samplers(pipe.scheduler)
+        self.base = describe(pipe, name, self._samplers.names, vocabulary)
         self._pipe = pipe
-        self._library = library
-        self._switcher = AdapterSwitcher(pipe)
-        self._fingerprints = dict(self._switcher.fingerprints)
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._preview = Preview(pipe.vae)
+        residency = Residency(host_bytes=HOST_BYTES, device_bytes=DEVICE_BYTES)
+        self._switcher = AdapterSwitcher(pipe, residency)
+        self._loaded = LoadedAdapters(self._switcher, library)
         self._lock = threading.Lock()
 
     def generate(
@@ -82,19 +78,18 @@ class Engine:
         `stop` is looked at after every sampling step. Raises `StoppedError`, or any `ShiraError`
         about the recipe or an adapter; the base is back, bit for bit, in every case.
         """
-        stop = stop or threading.Event()
-        self._check_size(recipe)
-        entries = {name: self._library.find(name) for name in recipe.mix}
+        entries = self.check(recipe)
+        steps = Steps(recipe.steps, stop, on_step, self._preview)
+        mixes = schedule(recipe.mix, recipe.timing)
         with self._lock:
-            _stop_here(stop)
-            hashes = self._load(entries)
+            steps.raise_if_stopped()
             began = time.perf_counter()
-            with self._switcher.using(recipe.mix):
-                switched_in = time.perf_counter()
-                image = self._sample(recipe, on_step, stop)
-                sampled = time.perf_counter()
-            ended = time.perf_counter()
-        switching = (switched_in - began) + (ended - sampled)
+            hashes = self._loaded.bring(entries)
+            with scheduled(self._switcher, mixes, recipe.steps) as switch:
+                entered = time.perf_counter()
+                image = self._sample(recipe, steps, switch)
+                sampling = time.perf_counter() - entered - steps.switching
+            switching = time.perf_counter() - began - sampling
         uses = tuple(
             AdapterUse(name, strength, entries[name].info.method, hashes[name])
             for name, strength in recipe.mix.items()
@@ -102,13 +97,54 @@ class Engine:
         record = Record(
             recipe=recipe,
             base=self.base.name,
-            fingerprints=self._fingerprints,
+            fingerprints=dict(self._switcher.fingerprints),
             adapters=uses,
-            sampler=self.base.sampler,
+            sampler=recipe.sampler or self.base.samplers[0],
             switch_ms=round(switching * 1000, 3),
-            sampling_s=round(sampled - switched_in, 3),
+            sampling_s=round(sampling, 3),
         )
         return Sample(image, record, self.remarks(recipe))
+
+    def check(self, recipe: Recipe) -> dict[str, Entry]:
+        """The adapters of `recipe`; raises the `ShiraError` that `generate` would at its start."""
+        self._samplers.make(recipe.sampler)
+        if (recipe.width, recipe.height) not in self.base.sizes:
+            known = ", ".join(f"{width} x {height}" for width, height in self.base.sizes)
+            raise SettingError(
+                f"{self.base.name} cannot make {recipe.width} x {recipe.height} px; "
+                f"it makes {known}."
+            )
+        return {name: self.library.find(name) for name in recipe.mix}
+
+    def prepare(self, mix: Mapping[str, float], timing: Mapping[str, str]) -> None:
+        """Load adapters that will soon be used together, unless the model is at work.
+
+        Those that cannot be used are passed over: `generate` says what is wrong with them.
+        """
+        usable = {entry.name: entry for entry in self.library.usable}
+        entries = {name: usable[name] for name in mix if name in usable}
+        known = dict.fromkeys(entries, 1.0)
+        if entries and self._lock.acquire(blocking=False):
+            try:
+                self._loaded.bring(entries)
+                # In and out once: what it takes to switch to a set of adapters is kept. Four steps
+                # show every set that a timing has, but for those of many that take turns.
+                for step in range(4 if timing else 1):
+                    with self._switcher.using(schedule(known, timing)(step, 4)):
+                        pass
+            except ShiraError as error:
+                log.info("not prepared: %s", error)
+            finally:
+                self._lock.release()
+
+    def load_ahead(self) -> None:
+        """Load the library's first adapters, so that their first use is no slower than the next."""
+        held = 0
+        for entry in self.library.usable:
+            held += entry.stamp.size
+            if held > AHEAD_BYTES:
+                return
+            self.prepare({entry.name: 1.0}, {})
 
     def remarks(self, recipe: Recipe) -> tuple[str, ...]:
         """What its author should know of the prompt of `recipe`: cut short, unknown words."""
@@ -125,19 +161,10 @@ class Engine:
             remarks += [hint] if hint else []
         return tuple(remarks)
 
-    def _sample(
-        self, recipe: Recipe, on_step: Callable[[Step], None] | None, stop: threading.Event
-    ) -> Image.Image:
-        began = time.perf_counter()
-
-        def after_step(
-            _pipe: StableDiffusionXLPipeline, index: int, _time: Any, tensors: dict[str, Any]
-        ) -> dict[str, Any]:
-            _stop_here(stop)
-            if on_step:
-                on_step(Step(index + 1, recipe.steps, time.perf_counter() - began))
-            return tensors
-
+    def _sample(self, recipe: Recipe, steps: Steps, switch: StepCallback) -> Image.Image:
+        scheduler = self._samplers.make(recipe.sampler)
+        after_step = steps.callback(switch, watch_prediction(scheduler))
+        self._pipe.scheduler = scheduler
         try:
             output = self._pipe(
                 prompt=recipe.prompt,
@@ -153,49 +180,14 @@ class Engine:
         except torch.OutOfMemoryError as error:
             raise MemoryShortageError(
                 f"{self.base.device} ran out of memory at {recipe.width} x {recipe.height} px. "
-                "Choose a smaller size, or close other programs that use it."
+                "Choose a smaller size, close other programs that use it, or start the studio "
+                "with --enable-vae-tiling or --enable-model-cpu-offload."
             ) from error
         image: Image.Image = output.images[0]
         return image
 
-    def _check_size(self, recipe: Recipe) -> None:
-        if (recipe.width, recipe.height) not in self.base.sizes:
-            known = ", ".join(f"{width} x {height}" for width, height in self.base.sizes)
-            raise SettingError(
-                f"{self.base.name} cannot make {recipe.width} x {recipe.height} px; "
-                f"it makes {known}."
-            )
-
-    def _load(self, entries: Mapping[str, Entry]) -> dict[str, str]:
-        """Bring the adapters of one mix into the switcher and return the hashes of their files."""
-        for name, entry in entries.items():
-            known = self._loaded.get(name)
-            if known is None or known.stamp != entry.stamp:
-                adapter = self._library.load(entry)
-                self._drop(name)
-                self._switcher.add(name, adapter)
-                self._loaded[name] = Loaded(entry.stamp, _held_bytes(adapter), entry.sha256())
-            self._loaded.move_to_end(name)
-        unused = [name for name in self._loaded if name not in entries]
-        while unused and sum(one.held for one in self._loaded.values()) > CACHE_BYTES:
-            self._drop(unused.pop(0))
-        return {name: self._loaded[name].sha256 for name in entries}
-
-    def _drop(self, name: str) -> None:
-        if self._loaded.pop(name, None):
-            self._switcher.remove(name)
-
     def _trigger_words(self, recipe: Recipe) -> tuple[list[str], dict[str, tuple[str, ...]]]:
         """The trigger words of the recipe's mix, and those of every SHiRA adapter by title."""
-        usable = self._library.usable
+        usable = self.library.usable
         mixed = [word for e in usable if e.name in recipe.mix for word in e.info.trigger_words]
         return mixed, {e.title: e.info.trigger_words for e in usable if not e.is_twin}
-
-
-def _stop_here(stop: threading.Event) -> None:
-    if stop.is_set():
-        raise StoppedError("Stopped. The base model is back as it was.")
-
-
-def _held_bytes(adapter: Adapter) -> int:
-    return sum(delta.nbytes for delta in adapter.deltas.values())

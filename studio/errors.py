@@ -21,3 +21,15 @@ class StoppedError(ShiraError):
 
 class AddressError(ShiraError):
     """The page cannot be served at this address."""
+
+
+class JobError(ShiraError):
+    """There is no such job, or it cannot be done what was asked of it."""
+
+
+class QueueFullError(ShiraError):
+    """Too many jobs wait already."""
+
+
+class GridError(ShiraError):
+    """A grid of pictures cannot be read, or not be gone on with."""

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from shira_diffusion.errors import SettingError
 from studio.errors import PictureError
+from studio.prompt import write_tags
 from studio.recipe import Recipe
 
 PARAMETERS_KEY = "parameters"
@@ -43,9 +44,12 @@ class Record:
 
 
 def to_infotext(record: Record) -> str:
-    """Write the settings as infotext: prompt, negative prompt, one line of `key: value` pairs."""
+    """Write the settings as infotext: prompt, negative prompt, one line of `key: value` pairs.
+
+    The adapters stand behind the prompt as tags: that is where other apps look for them.
+    """
     recipe = record.recipe
-    lines = [recipe.prompt.strip()]
+    lines = [" ".join(filter(None, (recipe.prompt.strip(), write_tags(recipe.mix))))]
     if recipe.negative_prompt.strip():
         lines.append(f"Negative prompt: {recipe.negative_prompt.strip()}")
     pairs = {
@@ -56,7 +60,7 @@ def to_infotext(record: Record) -> str:
         "Size": f"{recipe.width}x{recipe.height}",
         "Model": record.base,
         "Base fingerprint": _named(record.fingerprints.items()),
-        "Adapters": _named((use.name, f"{use.strength:g}") for use in record.adapters),
+        "Adapter timing": _named(recipe.timing.items()),
         "Adapter hashes": _named((use.name, use.sha256) for use in record.adapters),
         "Version": "SHiRA Studio",
     }

@@ -1,8 +1,9 @@
 """The adapters on disk: one folder each, read by header only, broken ones with the reason."""
 
 import hashlib
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ CARD_FILE = "card.md"
 THUMBNAIL_FILE = "thumbnail.png"
 TWIN_ENDING = "-lora"
 LORA = "lora"
+KINDS = ("style", "concept")
 MAX_CARD = 64 * 1024
 
 
@@ -38,6 +40,8 @@ class Entry:
     info: AdapterInfo
     stamp: Stamp = MISSING
     problem: str = ""
+    is_twin: bool = False
+    """Whether it is the LoRA twin of a SHiRA adapter of the library, by its name."""
 
     @property
     def title(self) -> str:
@@ -45,9 +49,14 @@ class Entry:
         return self.info.title or self.name
 
     @property
-    def is_twin(self) -> bool:
-        """Whether it is the LoRA twin of a SHiRA adapter, by its name."""
-        return self.name.endswith(TWIN_ENDING)
+    def kind(self) -> str:
+        """Style or concept, by its tags, else by its trigger words; empty where neither tells."""
+        tags = [tag.lower() for tag in self.info.tags]
+        tagged = next((kind for kind in KINDS if kind in tags), "")
+        if tagged or not self.info.trigger_words:
+            return tagged
+        is_style = any(re.search(r"\bstyle\b", word) for word in self.info.trigger_words)
+        return KINDS[0] if is_style else KINDS[1]
 
     @property
     def thumbnail(self) -> Path:
@@ -80,6 +89,7 @@ class AdapterLibrary:
         self._fingerprints = dict(fingerprints or {})
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
+        self._lent: dict[str, Entry] = {}
         # Faults that only reading the whole file shows; they hold until the file changes.
         self._faults: dict[tuple[str, Stamp], str] = {}
         self.rescan()
@@ -91,6 +101,8 @@ class AdapterLibrary:
         except OSError:
             folders = []
         found = [self._judged(_read_entry(folder)) for folder in folders]
+        names = {entry.name for entry in found}
+        found = [replace(entry, is_twin=_is_twin(entry.name, names)) for entry in found]
         with self._lock:
             self._entries = {entry.name: entry for entry in found}
         return self.entries
@@ -122,19 +134,36 @@ class AdapterLibrary:
         Names are only ever looked up among the folders that were found, so that no name from a
         page becomes a path. A file that changed since is read again.
         """
+        entry = self.listed(name)
+        if _stamp(entry.folder) != entry.stamp:
+            entry = replace(self._judged(_read_entry(entry.folder)), is_twin=entry.is_twin)
+            entry = replace(entry, name=name)
+            with self._lock:
+                (self._lent if name in self._lent else self._entries)[name] = entry
+        if entry.problem:
+            raise BrokenAdapterError(f"The adapter {name!r} cannot be used: {entry.problem}")
+        return entry
+
+    def listed(self, name: str) -> Entry:
+        """The adapter of this name as it was last seen, broken or not; `UnknownAdapterError`."""
         with self._lock:
-            entry = self._entries.get(name)
+            entry = self._entries.get(name) or self._lent.get(name)
         if entry is None:
             names = [known.name for known in self.usable]
             raise UnknownAdapterError(
                 f"There is no adapter {name!r} in the library; {nearest(name, names)}."
             )
-        if _stamp(entry.folder) != entry.stamp:
-            entry = self._judged(_read_entry(entry.folder))
-            with self._lock:
-                self._entries[name] = entry
-        if entry.problem:
-            raise BrokenAdapterError(f"The adapter {name!r} cannot be used: {entry.problem}")
+        return entry
+
+    def lend(self, name: str, folder: Path) -> Entry:
+        """Make an adapter in another folder known to `find`, listed nowhere, until the end.
+
+        `name` must be one that no adapter folder can have.
+        """
+        assert "/" in name
+        entry = replace(self._judged(_read_entry(folder)), name=name)
+        with self._lock:
+            self._lent[name] = entry
         return entry
 
     def load(self, entry: Entry) -> Adapter:
@@ -154,6 +183,10 @@ class AdapterLibrary:
 def _is_adapter_folder(path: Path) -> bool:
     # Stray files and hidden folders (.DS_Store, .ipynb_checkpoints) are nobody's adapters.
     return path.is_dir() and not path.name.startswith((".", "_"))
+
+
+def _is_twin(name: str, names: Container[str]) -> bool:
+    return name.endswith(TWIN_ENDING) and name.removesuffix(TWIN_ENDING) in names
 
 
 def _stamp(folder: Path) -> Stamp:

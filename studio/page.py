@@ -4,14 +4,25 @@ from pathlib import Path
 
 import gradio as gr
 
+from shira_diffusion.errors import SettingError
+from studio.door import Door
 from studio.errors import AddressError
 from studio.service import Studio
-from studio.tabs import api, compare, fragments, generate
+from studio.tabs import api, blend, compare, fragments, generate, library, train
 from studio.theme import theme
 
-STYLE = Path(__file__).parent / "static" / "studio.css"
-QUEUE = 32
-"""How many jobs may wait before further ones are refused."""
+STATIC = Path(__file__).parent / "static"
+QUEUE = 256
+"""How many calls may be open at once: every page that follows a job holds one."""
+UPLOAD = "2gb"
+"""How large a file may be that is sent here; what is inside is checked by those who take it."""
+
+TABS = {
+    "Blend": blend.build,
+    "Compare": compare.build,
+    "Train": train.build,
+    "Library": library.build,
+}
 
 
 def build_page(studio: Studio) -> gr.Blocks:
@@ -21,27 +32,34 @@ def build_page(studio: Studio) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Generate", id="generate"):
                 generate.build(studio, page)
-            with gr.Tab("Compare", id="compare") as tab:
-                compare.build(studio, tab)
+            for title, build in TABS.items():
+                with gr.Tab(title, id=title.lower()) as tab:
+                    build(studio, tab)
         gr.HTML(fragments.footer(), apply_default_css=False)
         api.build(studio)
-    page.queue(max_size=QUEUE)
+    page.queue(max_size=QUEUE, default_concurrency_limit=None)
     return page
 
 
-def serve(studio: Studio, *, host: str, port: int) -> gr.Blocks:
+def serve(studio: Studio, door: Door) -> gr.Blocks:
     """Start to serve the page and return at once; raises `AddressError` if the port is taken.
 
-    Gradio serves the outputs folder and nothing else of ours; nothing is asked of other machines.
+    Gradio serves the outputs folder, less the studio's own state, and nothing else of ours;
+    nothing is asked of other machines.
     """
     page = build_page(studio)
     try:
         page.launch(
-            server_name=host,
-            server_port=port,
+            server_name=door.host,
+            server_port=door.port,
+            auth=door.login,
+            mcp_server=door.mcp,
+            max_threads=QUEUE,  # Gradio's bound on open calls, those that only wait included
             theme=theme(),
-            css_paths=STYLE,
+            css_paths=sorted(STATIC.glob("*.css")),
             allowed_paths=[str(studio.outputs)],
+            blocked_paths=[str(studio.state)],
+            max_file_size=UPLOAD,
             footer_links=[],
             run_history=False,
             ssr_mode=False,
@@ -51,7 +69,10 @@ def serve(studio: Studio, *, host: str, port: int) -> gr.Blocks:
         )
     except OSError as error:
         raise AddressError(
-            f"{host}:{port} cannot be used, perhaps because another program has it. "
-            f"Choose another port, for example --port {port + 1}."
+            f"{door.host}:{door.port} cannot be used, perhaps because another program has it. "
+            f"Choose another port, for example --port {door.port + 1}."
         ) from error
+    if door.mcp and page.mcp_error:
+        page.close(verbose=False)
+        raise SettingError(f"the MCP server cannot start: {page.mcp_error}")
     return page

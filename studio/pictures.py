@@ -3,8 +3,10 @@
 import os
 import re
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -48,16 +50,25 @@ class PictureStore:
 
     def record(self, name: str) -> Record:
         """The settings of a picture."""
-        path = self.path(name)
-        try:
-            with Image.open(path) as image:
-                image.load()  # text may follow the pixels
-                text = image.info.get(RECORD_KEY)
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-            raise PictureError(f"The picture {name} cannot be read: {error}") from error
-        if not isinstance(text, str):
-            raise PictureError(f"The picture {name} carries no settings of this studio.")
-        return from_json(text)
+        return read_record(self.path(name))
+
+
+def read_record(path: Path) -> Record:
+    """The settings that a PNG carries; raises `PictureError` if there are none to be read."""
+    try:
+        with Image.open(path) as image:
+            image.load()  # text may follow the pixels
+            text = image.info.get(RECORD_KEY)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise PictureError(f"The picture {path.stem} cannot be read: {error}") from error
+    if not isinstance(text, str):
+        raise PictureError(f"The picture {path.stem} carries no settings of this studio.")
+    return from_json(text)
+
+
+def is_name(name: str) -> bool:
+    """Whether a string is an id as `new_name` makes them, and so no path."""
+    return _NAME.fullmatch(name) is not None
 
 
 def new_name() -> str:
@@ -65,13 +76,29 @@ def new_name() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(16)}"
 
 
+def made_words(name: str) -> str:
+    """When the thing with this id was made, for people."""
+    day, clock = name.split("-")[:2]
+    return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]} UTC"
+
+
 def write_png(image: Image.Image, path: Path, record: Record | None = None) -> None:
     """Write a PNG so that `path` never holds half a file."""
-    # tempfile would make it readable for nobody else, which the finished picture should be.
+    info = png_text(record) if record else None
+    _write_whole(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a UTF-8 file so that `path` never holds half of it."""
+    _write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    # tempfile would make it readable for nobody else, which the finished file should be.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with partial.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=png_text(record) if record else None)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -1,9 +1,10 @@
-"""Everything that decides a picture: the words, the numbers, the mix."""
+"""Everything that decides a picture: the words, the numbers, the mix and when it works."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shira_diffusion.errors import SettingError
+from studio.timing import Timing
 
 MAX_STEPS = 100
 MAX_GUIDANCE = 20.0
@@ -16,6 +17,9 @@ MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
 class Recipe:
     """The settings of one picture; sizes in pixels, `mix` maps adapter names to strengths.
 
+    `timing` says when an adapter works if not always (see `studio.timing`); an empty `sampler`
+    stands for the base's own.
+
     Raises `SettingError` that lists every fault at once.
     """
 
@@ -27,6 +31,8 @@ class Recipe:
     height: int
     negative_prompt: str = ""
     mix: Mapping[str, float] = field(default_factory=dict)
+    sampler: str = ""
+    timing: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         faults = [
@@ -38,6 +44,8 @@ class Recipe:
             *_whole_faults("width", self.width, 8, 8192),
             *_whole_faults("height", self.height, 8, 8192),
             *_mix_faults(self.mix),
+            *_text_faults("sampler", self.sampler),
+            *_timing_faults(self.timing, self.mix),
         ]
         if isinstance(self.prompt, str) and not self.prompt.strip():
             faults.insert(0, "The prompt is empty: describe what the picture should show.")
@@ -72,6 +80,19 @@ def _mix_faults(mix: object) -> list[str]:
     faults = []
     for name, strength in mix.items():
         faults += _real_faults(f"strength of {_shown(name)}", strength, MIN_STRENGTH, MAX_STRENGTH)
+    return faults
+
+
+def _timing_faults(timing: object, mix: object) -> list[str]:
+    if not isinstance(timing, Mapping):
+        return [f"The timing has to be given as {{name: when}}, not {_shown(timing)}."]
+    faults = []
+    for name, when in timing.items():
+        if when not in list(Timing):
+            known = ", ".join(Timing)
+            faults.append(f"{_shown(name)} can work {known}, not {_shown(when)}.")
+        elif isinstance(mix, Mapping) and name not in mix:
+            faults.append(f"There is a timing for {_shown(name)}, which is not among the adapters.")
     return faults
 
 

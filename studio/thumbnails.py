@@ -41,6 +41,11 @@ def _encode(path: Path, _modified_ns: int, size: int) -> str:
         log.warning("%s is not shown: %s", path, error)
         return ""
     small.thumbnail((SIDE, SIDE))
+    return image_uri(small)
+
+
+def image_uri(image: Image.Image) -> str:
+    """A `data:` URI of a picture."""
     file = io.BytesIO()
-    small.save(file, format="WEBP", quality=88)
+    image.save(file, format="WEBP", quality=88)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

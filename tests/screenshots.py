@@ -5,9 +5,10 @@ Needs Debian's chromium. Takes the first two adapters that the rack shows, or th
 """
 
 import argparse
+import re
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 LOOKS = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 390)}
 JOB_MS = 180_000
@@ -56,7 +57,8 @@ def shoot_generate(page: Page, prompt: str, adapters: list[str]) -> None:
         page.locator(f'.rack-card[data-name="{name}"]').click()
         for chip in page.locator(f'.rack-row[data-name="{name}"] .chip').all():
             chip.click()
-            page.wait_for_timeout(500)
+            word = chip.inner_text().removeprefix("+ ")
+            expect(page.locator("#prompt textarea")).to_have_value(re.compile(re.escape(word)))
     page.locator("#generate-start").click()
     page.locator("#stage .facts").wait_for(timeout=JOB_MS)
     page.locator("#generate-start").wait_for()

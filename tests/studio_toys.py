@@ -10,6 +10,7 @@ from PIL import Image
 from shira_diffusion import Adapter, AdapterInfo, SparseDelta, pipeline
 from studio.engine import Engine
 from studio.library import AdapterLibrary
+from studio.machine import Machine
 from studio.recipe import Recipe
 from studio.service import Studio, open_studio
 
@@ -27,7 +28,7 @@ def load_base(base: Path) -> StableDiffusionXLPipeline:
 
 def open_toy(base: Path, adapters: Path, outputs: Path) -> Studio:
     """A studio on the CPU."""
-    studio = open_studio(str(base), adapters, outputs, device="cpu")
+    studio = open_studio(str(base), adapters, outputs, Machine(device="cpu"))
     torch.set_flush_denormal(False)
     return studio
 

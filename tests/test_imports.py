@@ -12,6 +12,7 @@ LIBRARY = ROOT / "shira_diffusion"
 # A module of the library may import those above it.
 ORDER = [
     "errors",
+    "progress",
     "delta",
     "lowrank",
     "energy",
@@ -99,7 +100,7 @@ ARROWS = {
     "shira_diffusion": set(),
     "emoji_xl": {"shira_diffusion"},
     "training": {"shira_diffusion"},
-    "studio": {"shira_diffusion"},
+    "studio": {"shira_diffusion", "emoji_xl"},
     "benchmarks": {"shira_diffusion", "training"},
     "app.py": {"shira_diffusion", "studio"},
 }
@@ -184,6 +185,15 @@ def test_only_the_page_knows_gradio() -> None:
     assert "studio/page.py" in found
     outside = found - {"studio/page.py", "studio/theme.py"}
     assert all(name.startswith("studio/tabs/") for name in outside), outside
+
+
+def test_only_its_judge_ties_the_studio_to_the_emoji() -> None:
+    found = {
+        file.relative_to(ROOT).as_posix()
+        for file in modules(ROOT / "studio")
+        if "emoji_xl" in {name.partition(".")[0] for name in imported(file)}
+    }
+    assert found == {"studio/judges/emoji.py"}
 
 
 @pytest.mark.parametrize("file", modules(LIBRARY), ids=library_name)

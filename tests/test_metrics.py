@@ -45,6 +45,27 @@ def test_overlap_counts_the_shared_entries() -> None:
     assert metrics.density(a) == a.nnz / 425
 
 
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.5, 1.0])
+def test_meetings_are_the_measures_weight_by_weight(share: float) -> None:
+    shapes = {"linear": (30, 20), "conv": (12, 3, 3, 3), "bias": (9,)}
+    a, b = adapter(1, share, **shapes), adapter(2, share, **shapes, own=(4, 4))
+    met = {one.weight: one for one in metrics.meetings(a, b)}
+    assert list(met) == sorted([*shapes, "own"])
+    for name in shapes:
+        one, two = (each.deltas[name].to_dense().flatten().tolist() for each in (a, b))
+        both = [(x, y) for x, y in zip(one, two, strict=True) if x and y]
+        assert met[name].shared == len(both)
+        assert met[name].opposed == sum((x > 0) != (y > 0) for x, y in both)
+        sizes = math.hypot(*one) * math.hypot(*two)
+        assert met[name].bound == pytest.approx(sizes)
+        assert met[name].relative_awom <= 1.0
+    assert (met["own"].overlap, met["own"].relative_awom, met["own"].awor) == (0.0, 0.0, 1.0)
+    assert sum(one.awom for one in met.values()) / 4 == pytest.approx(metrics.awom(a, b))
+    assert sum(one.awor for one in met.values()) / 4 == pytest.approx(metrics.awor(a, b))
+    smaller = min(a.nnz, b.nnz)
+    assert sum(one.shared for one in met.values()) == round(metrics.overlap(a, b) * smaller)
+
+
 def test_separate_rows_do_not_interfere() -> None:
     upper, lower = torch.zeros(8, 6), torch.zeros(8, 6)
     upper[:4], lower[4:] = 1.0, 1.0

@@ -1,9 +1,12 @@
 """The studio as programs and the command line meet it: endpoints, files, errors."""
 
+import asyncio
 import os
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -12,21 +15,28 @@ import pytest
 import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 from studio_toys import HOSTILE, SIDE, free_port, make_studio, recipe
 
 import app
 from shira_diffusion import Adapter, AdapterInfo
+from shira_diffusion.errors import SettingError
+from studio.door import Door
 from studio.infotext import RECORD_KEY, Record, from_json
+from studio.jobs import Job, State
 from studio.library import AdapterLibrary
+from studio.machine import Machine
 from studio.page import serve
 from studio.service import Studio
-from studio.tabs import fragments
-from studio.tabs.compare import adapter_choices, proposed_pair
+from studio.tabs import fragments, stage
 from studio.tabs.controls import with_word
-from studio.tabs.generate import GenerateHandlers
+from studio.tabs.generating import GenerateHandlers
+from studio.tabs.pairs import adapter_choices, proposed_pair
 
 ROOT = Path(__file__).parent.parent
+JOB = Job(1, "a", "generate", "", {}, State.QUEUED, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +46,21 @@ def studio(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
 
 @pytest.fixture(scope="module")
 def page(studio: Studio) -> Iterator[gr.Blocks]:
-    page = serve(studio, host="127.0.0.1", port=free_port())
+    page = serve(studio, Door(port=free_port()))
     yield page
     page.close(verbose=False)
 
 
 @pytest.fixture
 def client(page: gr.Blocks, tmp_path: Path) -> Client:
-    return Client(page.local_url, verbose=False, download_files=tmp_path, analytics_enabled=False)
+    return open_client(page, tmp_path)
+
+
+def open_client(page: gr.Blocks, folder: Path, **options: object) -> Client:
+    return Client(
+        page.local_url, verbose=False, download_files=folder, analytics_enabled=False,
+        httpx_kwargs={"timeout": 60}, **options,
+    )  # fmt: skip
 
 
 def generate(client: Client, **arguments: object) -> tuple[bytes, dict]:
@@ -54,9 +71,9 @@ def generate(client: Client, **arguments: object) -> tuple[bytes, dict]:
         return image.tobytes(), record
 
 
-def test_only_the_three_endpoints_are_public(client: Client) -> None:
+def test_only_the_five_endpoints_are_public(client: Client) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(endpoints) == {"/generate", "/compare", "/adapters"}
+    assert set(endpoints) == {"/generate", "/compare", "/adapters", "/jobs", "/cancel"}
 
 
 def test_adapters_are_listed_with_what_is_wrong(client: Client) -> None:
@@ -76,11 +93,66 @@ def test_generate_gives_the_file_and_its_settings(client: Client, studio: Studio
     assert record["adapters"][0]["name"] == "ink"
 
 
-def test_clients_at_once_get_their_own_mixes(client: Client, studio: Studio) -> None:
-    mixes = [{"ink": 1.0}, {"robot": 1.0}, {}, {"ink": -1.0, "robot-lora": 0.5}]
-    with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda mix: generate(client, adapters=mix)[0], mixes))
-    assert made == [studio.engine.generate(recipe(mix=mix)).image.tobytes() for mix in mixes]
+def test_tags_samplers_and_timings_count(client: Client, studio: Studio) -> None:
+    pixels, record = generate(
+        client, prompt="a castle <lora:ink:0.5>", adapters={"robot": 1.0}, sampler="UniPC",
+        timing={"robot": "late"},
+    )  # fmt: skip
+    given = recipe(mix={"robot": 1.0, "ink": 0.5}, sampler="UniPC", timing={"robot": "late"})
+    assert pixels == studio.engine.generate(given).image.tobytes()
+    assert (record["sampler"], record["recipe"]["timing"]) == ("UniPC", {"robot": "late"})
+
+
+def test_two_users_at_once_get_what_each_gets_alone(
+    page: gr.Blocks, studio: Studio, tmp_path: Path
+) -> None:
+    mixes = [{"ink": 1.0}, {"robot": 1.0, "ink": -0.5}] * 3
+    alone = [studio.engine.generate(recipe(mix=mix, steps=6)).image.tobytes() for mix in mixes]
+    users = [open_client(page, tmp_path / name) for name in ("one", "two")]
+
+    def use(turn: int) -> bytes:
+        return generate(users[turn % 2], adapters=mixes[turn], steps=6)[0]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(use, range(6))) == alone
+
+
+def test_fifty_jobs_wait_in_line_and_each_is_made(
+    page: gr.Blocks, client: Client, studio: Studio, tmp_path: Path
+) -> None:
+    before = len(studio.jobs.recent(1000))
+    crowd = open_client(page, tmp_path / "crowd", max_workers=50)
+    with studio.engine._lock:  # nothing is made until all are in line
+        waiting = [
+            crowd.submit("a castle", {"ink": seed / 50}, steps=1, seed=seed, api_name="/generate")
+            for seed in range(50)
+        ]
+        while len(studio.jobs.recent(1000)) < before + 50:
+            time.sleep(0.1)
+        listed = client.predict(50, api_name="/jobs")
+    assert [job["ahead"] for job in listed] == list(range(49, -1, -1))
+    assert [job["state"] for job in listed] == ["queued"] * 49 + ["running"]
+    for seed, job in enumerate(waiting):
+        _, record = job.result(60)
+        assert (record["recipe"]["seed"], record["recipe"]["mix"]) == (seed, {"ink": seed / 50})
+    made = client.predict(50, api_name="/jobs")
+    assert {job["state"] for job in made} == {"done"}
+    assert len({job["pictures"][0] for job in made}) == 50
+
+
+def test_a_job_can_be_cancelled_and_listed(client: Client, studio: Studio) -> None:
+    long = client.submit("a castle", steps=100, api_name="/generate")
+    while not (running := studio.jobs.recent(1, states=[State.RUNNING])):
+        time.sleep(0.05)
+    client.predict(running[0].id, api_name="/cancel")
+    with pytest.raises(AppError, match="Stopped"):
+        long.result(60)
+    (job,) = client.predict(1, api_name="/jobs")
+    assert (job["kind"], job["state"], job["pictures"]) == ("generate", "cancelled", [])
+    for hostile in ("../jobs", HOSTILE):
+        with pytest.raises(AppError, match="no job") as caught:
+            client.predict(hostile, api_name="/cancel")
+        assert "<" not in str(caught.value)
 
 
 def test_compare_gives_a_sheet_and_its_cells(client: Client) -> None:
@@ -104,6 +176,11 @@ def test_compare_gives_a_sheet_and_its_cells(client: Client) -> None:
         ({"adapters": {HOSTILE: 1.0}}, "&lt;img"),
         ({"steps": 10**6}, "whole number"),
         ({"width": 4096}, "cannot make"),
+        ({"sampler": HOSTILE}, "no sampler"),
+        ({"timing": {"ink": "late"}}, "not among"),
+        ({"adapters": {"ink": 1.0}, "timing": {"ink": HOSTILE}}, "can work always"),
+        ({"prompt": "a castle <lora:>"}, "&lt;lora:&gt;"),
+        ({"prompt": "a castle <lora:../../etc:1>"}, "no adapter"),
     ],
 )
 def test_errors_say_what_to_do_and_carry_no_markup(
@@ -125,7 +202,10 @@ def test_only_the_outputs_are_served(page: gr.Blocks, studio: Studio, toy_base: 
         ROOT / "pyproject.toml",
         Path("/etc/hostname"),
         studio.outputs / ".." / "adapters" / "ink" / "card.md",
+        studio.state / "jobs.sqlite",
+        studio.outputs / "pictures" / ".." / ".studio" / "jobs.sqlite",
     ]
+    assert (studio.state / "jobs.sqlite").is_file()
     for path in outside:
         response = httpx.get(page.local_url + fragments.file_url(path))
         assert response.status_code == 403, path
@@ -135,7 +215,8 @@ def test_a_picture_can_be_taken_up_again_without_adapters_that_are_gone(studio: 
     made = recipe(mix={"ink": 0.5, "gone": 1.0}, negative_prompt="fog")
     name = studio.pictures.save(Image.new("RGB", (8, 8)), Record(made, base="toy"))
     form = GenerateHandlers(studio).reuse(name)
-    assert (form.prompt, form.negative_prompt, form.mix) == ("a castle", "fog", {"ink": 0.5})
+    rack = {"ink": {"strength": 0.5, "on": True, "timing": "always"}}
+    assert (form.prompt, form.negative_prompt, form.rack) == ("a castle", "fog", rack)
     assert (form.seed, form.fresh_seed) == (7, False)
     large = studio.pictures.save(Image.new("RGB", (8, 8)), Record(recipe(width=64), base="toy"))
     assert GenerateHandlers(studio).reuse(large).size == f"{SIDE} × {SIDE}"
@@ -178,11 +259,81 @@ def test_texts_from_files_are_never_markup(studio: Studio) -> None:
     record = Record(recipe(prompt=HOSTILE, negative_prompt=HOSTILE), base=HOSTILE)
     path = studio.pictures.folder / '"><b>.png'
     for piece in (
-        fragments.stage_done(path, record, crisp=True),
+        stage.done(path, record, [path, path], crisp=True),
+        stage.ended(replace(JOB, state=State.FAILED, error=HOSTILE)),
         fragments.settings(record),
     ):
         assert "<img src=x" not in piece
         assert "<b>" not in piece
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0", "192.168.0.7", "::", "studio.example"])
+def test_others_come_in_only_with_a_login_or_by_a_clear_word(listen: str) -> None:
+    with pytest.raises(SettingError, match="--auth USER:PASSWORD, or --no-auth"):
+        Door(listen=listen)
+    assert Door(listen=listen, no_auth=True).host == listen
+    assert Door(listen=listen, auth="ann:se:cret").login == ("ann", "se:cret")
+    assert "cret" not in repr(Door(listen=listen, auth="ann:se:cret"))
+
+
+def test_the_door_is_this_machine_alone_by_default() -> None:
+    assert (Door().host, Door().login) == ("127.0.0.1", None)
+    assert Door(listen="127.0.0.2").host == "127.0.0.2"
+    assert Door(listen="localhost").host == "localhost"
+    for auth in ("ann", ":secret", "ann:", ""):
+        with pytest.raises(SettingError, match="USER:PASSWORD"):
+            Door(auth=auth)
+    with pytest.raises(SettingError, match="opposites"):
+        Door(auth="ann:secret", no_auth=True)
+
+
+def test_a_login_is_asked_for_everywhere(studio: Studio) -> None:
+    page = serve(studio, Door(port=free_port(), auth="ann:secret"))
+    try:
+        name = studio.pictures.save(Image.new("RGB", (8, 8)), Record(recipe(), base="toy"))
+        for path in ("config", fragments.file_url(studio.pictures.path(name))):
+            assert httpx.get(page.local_url + path).status_code == 401
+        wrong = {"username": "ann", "password": "guess"}
+        assert httpx.post(page.local_url + "login", data=wrong).status_code == 400
+    finally:
+        page.close(verbose=False)
+
+
+def test_an_mcp_client_finds_and_calls_the_endpoints(studio: Studio) -> None:
+    page = serve(studio, Door(port=free_port(), mcp=True))
+
+    async def use() -> tuple[set[str], str]:
+        address = f"{page.local_url}gradio_api/mcp/"
+        async with (
+            streamablehttp_client(address) as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name for tool in (await session.list_tools()).tools}
+            listed = await session.call_tool("adapters", {})
+            return tools, listed.content[0].text
+
+    try:
+        tools, listed = asyncio.run(use())
+    finally:
+        page.close(verbose=False)
+    assert tools == {"generate", "compare", "adapters", "jobs", "cancel"}
+    assert "ink style" in listed
+
+
+def test_options_for_a_gpu_are_refused_on_the_cpu() -> None:
+    for option in ("compile", "enable_model_cpu_offload"):
+        with pytest.raises(SettingError, match=option.replace("_", "-")):
+            Machine(device="cpu", **{option: True})
+    with pytest.raises(SettingError, match="bfloat16"):
+        Machine(dtype="bf16")
+
+
+def test_memory_options_reach_the_pipeline(toy_base: Path) -> None:
+    machine = Machine("cpu", "bfloat16", enable_vae_tiling=True, enable_vae_slicing=True)
+    pipe = machine.load(str(toy_base))
+    assert pipe.unet.dtype == torch.bfloat16
+    assert (pipe.vae.use_tiling, pipe.vae.use_slicing) == (True, True)
 
 
 def run_app(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:

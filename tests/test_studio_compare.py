@@ -1,7 +1,7 @@
-"""The grid of SHiRA and LoRA: every cell exact, failures kept to themselves."""
+"""SHiRA beside LoRA: every cell exact, missing twins told, losses counted, sheets drawn."""
 
 import shutil
-import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,120 +9,77 @@ import pytest
 from PIL import Image
 from studio_toys import SIDE, make_library, make_studio, recipe
 
-from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
-from studio import compare
-from studio.compare import Choice, Grid
-from studio.errors import StoppedError
-from studio.infotext import RECORD_KEY, from_json
+from shira_diffusion.errors import SettingError, UnknownAdapterError
+from studio.grids import compare
+from studio.grids.compare import Choice
+from studio.grids.grid import Cell, Grid, fill
+from studio.grids.plan import Plan
+from studio.grids.sheet import CELL, GAP, LABEL, SheetCell, contact_sheet
+from studio.grids.wording import caption, headline, score_words
+from studio.judges.judging import Score
 from studio.library import AdapterLibrary
+from studio.recipe import MAX_SEED
 from studio.service import Studio
-from studio.sheet import CELL, GAP, LABEL, SheetCell, contact_sheet
 
 
 @pytest.fixture(scope="module")
-def studio(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    return make_studio(toy_base, tmp_path_factory.mktemp("compare"))
+def studio(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    studio = make_studio(toy_base, tmp_path_factory.mktemp("compare"))
+    yield studio
+    studio.close()
 
 
-def planned(studio: Studio, a: str = "ink", b: str = "robot") -> Grid:
-    return compare.plan(studio.library, recipe(), Choice(a), Choice(b, 0.5))
+def planned(studio: Studio, a: str = "ink", b: str = "robot", seeds: int = 1) -> Plan:
+    return compare.plan(studio.library, recipe(), Choice(a), Choice(b, 0.5), seeds=seeds)
 
 
 def test_every_cell_is_what_its_mix_gives_alone(studio: Studio) -> None:
+    plan = planned(studio)
+    assert (plan.rows, plan.columns) == (
+        ("SHiRA", "LoRA"),
+        ("Base", "Ink", "Robot", "Ink + Robot"),
+    )
+    mixes = [
+        {}, {"ink": 1.0}, {"robot": 0.5}, {"ink": 1.0, "robot": 0.5},
+        {}, {"ink-lora": 1.0}, {"robot-lora": 0.5}, {"ink-lora": 1.0, "robot-lora": 0.5},
+    ]  # fmt: skip
+    assert [spot.recipe.mix for spot in plan.spots] == mixes
+    name = studio.grids.begin(plan, studio.library)
     reports: list[Grid] = []
-    grid = compare.run(studio.engine, planned(studio), studio.comparisons, report=reports.append)
-    assert [(cell.method, cell.label, cell.mix) for cell in grid.cells] == [
-        ("SHiRA", "Base", {}),
-        ("SHiRA", "Ink", {"ink": 1.0}),
-        ("SHiRA", "Robot", {"robot": 0.5}),
-        ("SHiRA", "Ink + Robot", {"ink": 1.0, "robot": 0.5}),
-        ("LoRA", "Base", {}),
-        ("LoRA", "Ink", {"ink-lora": 1.0}),
-        ("LoRA", "Robot", {"robot-lora": 0.5}),
-        ("LoRA", "Ink + Robot", {"ink-lora": 1.0, "robot-lora": 0.5}),
-    ]
-    for cell in grid.cells:
-        assert cell.picture is not None
-        alone = studio.engine.generate(replace(recipe(), mix=cell.mix))
+    grid = fill(studio.engine, studio.grids.open(name), report=reports.append)
+    for cell, mix in zip(grid.cells, mixes, strict=True):
+        alone = studio.engine.generate(replace(recipe(), mix=mix))
         with Image.open(cell.picture) as image:
             assert image.tobytes() == alone.image.tobytes()
-            assert from_json(image.info[RECORD_KEY]).recipe == replace(recipe(), mix=cell.mix)
-    assert grid.cells[0].picture == grid.cells[4].picture
-    assert len({cell.picture for cell in grid.cells}) == 7
+    assert len({cell.picture for cell in grid.cells}) == plan.pictures == 7
     assert [report.done for report in reports if report.step is None] == [0, 2, 3, 4, 5, 6, 7]
-    assert grid.sheet is not None
-    with Image.open(grid.sheet) as sheet:
-        assert sheet.size == (4 * (CELL + GAP) + GAP, GAP + LABEL + 2 * (LABEL + CELL + GAP))
+
+
+def test_seeds_are_rows_of_their_own_and_wrap(studio: Studio) -> None:
+    plan = compare.plan(
+        studio.library, recipe(seed=MAX_SEED), Choice("ink"), Choice("robot"), seeds=2
+    )
+    assert plan.rows == (
+        f"SHiRA · seed {MAX_SEED}", "SHiRA · seed 0", f"LoRA · seed {MAX_SEED}", "LoRA · seed 0",
+    )  # fmt: skip
+    assert [spot.recipe.seed for spot in plan.spots] == ([MAX_SEED] * 4 + [0] * 4) * 2
+    assert plan.pictures == 14
 
 
 def test_a_missing_twin_is_said_in_its_cells_only(studio: Studio) -> None:
-    grid = planned(studio, "lonely", "robot")
-    grid = compare.run(studio.engine, grid, studio.comparisons, report=lambda _: None)
-    problems = [bool(cell.problem) for cell in grid.cells]
-    assert problems == [False] * 5 + [True, False, True]
-    assert "lonely-lora" in grid.cells[5].problem
-    assert grid.sheet is not None
-
-
-def test_a_cell_that_fails_does_not_hold_up_the_others(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generate = studio.engine.generate
-
-    def sometimes(given: object, **options: object) -> object:
-        if given.mix == {"ink": 1.0}:
-            raise ShiraError("out of ink")
-        return generate(given, **options)
-
-    monkeypatch.setattr(studio.engine, "generate", sometimes)
-    grid = compare.run(studio.engine, planned(studio), studio.comparisons, report=lambda _: None)
-    assert [cell.problem for cell in grid.cells] == ["", "out of ink", "", "", "", "", "", ""]
-    assert grid.done == 8
-
-
-def test_a_base_that_fails_is_not_tried_again_for_the_other_row(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = []
-
-    def fail(given: object, **_: object) -> object:
-        tried.append(given.mix)
-        raise ShiraError("out of luck")
-
-    monkeypatch.setattr(studio.engine, "generate", fail)
-    grid = compare.run(studio.engine, planned(studio), studio.comparisons, report=lambda _: None)
-    assert tried.count({}) == 1
-    assert [cell.problem for cell in grid.cells] == ["out of luck"] * 8
+    problems = [spot.problem for spot in planned(studio, "lonely", "robot").spots]
+    assert [bool(problem) for problem in problems] == [False] * 5 + [True, False, True]
+    assert "lonely-lora" in problems[5]
 
 
 def test_a_twin_that_is_no_lora_stays_out_of_the_lora_row(toy_base: Path, tmp_path: Path) -> None:
     library = make_library(toy_base, tmp_path)
     shutil.rmtree(library / "ink-lora")
     shutil.copytree(library / "lonely", library / "ink-lora")
-    grid = compare.plan(AdapterLibrary(library), recipe(), Choice("ink"), Choice("robot"))
-    problems = [bool(cell.problem) for cell in grid.cells]
-    assert problems == [False] * 5 + [True, False, True]
-    assert "not a LoRA" in grid.cells[5].problem
-
-
-def test_a_stop_keeps_what_was_done(studio: Studio, tmp_path: Path) -> None:
-    stop, reports = threading.Event(), []
-
-    def report(grid: Grid) -> None:
-        reports.append(grid)
-        if grid.at == 2 and grid.step:
-            stop.set()
-
-    with pytest.raises(StoppedError):
-        compare.run(studio.engine, planned(studio), tmp_path, report=report, stop=stop)
-    (folder,) = tmp_path.iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["1.png", "2.png"]
-    halted = compare.halted(reports[-1])
-    assert halted.at is None
-    assert [bool(cell.picture) for cell in halted.cells] == [True, True, False, False, True] + [
-        False
-    ] * 3
-    assert halted.done == 8
+    plan = compare.plan(AdapterLibrary(library), recipe(), Choice("ink"), Choice("robot"))
+    problems = [spot.problem for spot in plan.spots]
+    assert [bool(problem) for problem in problems] == [False] * 5 + [True, False, True]
+    assert "not a LoRA" in problems[5]
 
 
 def test_choices_that_cannot_be_compared_are_refused(studio: Studio) -> None:
@@ -132,6 +89,57 @@ def test_choices_that_cannot_be_compared_are_refused(studio: Studio) -> None:
         planned(studio, "ink", "robt")
     with pytest.raises(SettingError, match="is a LoRA"):
         planned(studio, "ink", "robot-lora")
+    with pytest.raises(SettingError, match="from 1 to 8"):
+        planned(studio, seeds=9)
+
+
+def judged(studio: Studio, *values: tuple[float, float]) -> Grid:
+    """A grid of two seeds whose cells have these scores for "robot" and for "ink", as (c, s)."""
+    plan = planned(studio, seeds=2)
+    cells = [
+        Cell(
+            spot,
+            scores=(Score("concept", "robot", c, "robot"), Score("style", "ink", s, "ink")),
+        )
+        for spot, (c, s) in zip(plan.spots, values, strict=True)
+    ]
+    return Grid(Path(), plan, tuple(cells))
+
+
+def test_a_loss_is_the_mean_of_single_minus_joint(studio: Studio) -> None:
+    # Base, ink alone, robot alone, both: two seeds by SHiRA, two by LoRA.
+    grid = judged(
+        studio,
+        (0.0, 0.0), (0.1, 0.9), (1.0, 0.0), (0.5, 0.7),
+        (0.0, 0.0), (0.1, 0.7), (0.8, 0.0), (0.7, 0.7),
+        (0.0, 0.0), (0.1, 0.6), (0.9, 0.0), (0.1, 0.8),
+        (0.0, 0.0), (0.1, 0.6), (0.9, 0.0), (0.3, 0.8),
+    )  # fmt: skip
+    found = {(one.kind, one.method): one for one in compare.losses(grid)}
+    assert list(found)[:2] == [("concept", "SHiRA"), ("concept", "LoRA")]
+    assert found["concept", "SHiRA"].single == pytest.approx(0.9)
+    assert found["concept", "SHiRA"].joint == pytest.approx(0.6)
+    assert found["concept", "LoRA"].lost == pytest.approx(0.7)
+    assert found["style", "SHiRA"].lost == pytest.approx(0.1)
+    assert found["style", "LoRA"].lost == pytest.approx(-0.2)
+    assert {one.pictures for one in found.values()} == {2}
+    lines = headline(grid)
+    assert lines[0].startswith("Concept loss of robot: SHiRA 0.30 (alone 0.90, together 0.60), ")
+    assert "LoRA -0.20" in lines[1]
+    assert "mean of 2 seeds" in lines[2]
+
+
+def test_without_scores_there_is_no_headline(studio: Studio) -> None:
+    plan = planned(studio)
+    assert headline(Grid(Path(), plan, tuple(map(Cell, plan.spots)))) == []
+
+
+def test_what_all_pictures_share_is_in_the_caption(studio: Studio) -> None:
+    plan = planned(studio, seeds=2)
+    words = caption(Grid(Path(), plan, tuple(map(Cell, plan.spots))))
+    assert "a castle" in words
+    assert "seed" not in words.removeprefix(plan.title)
+    assert score_words([Score("concept", "robot", 0.256, "cat")]) == "robot 26 %"
 
 
 @pytest.mark.parametrize("side", [SIDE, 100])
@@ -147,3 +155,10 @@ def test_small_pictures_are_enlarged_with_square_pixels(tmp_path: Path, side: in
     assert corner.getcolors() == [(zoom * zoom, (255, 0, 0))]
     assert sheet.getpixel((left + zoom, top)) == (255, 255, 255)
     assert sheet.getpixel((left, top + zoom)) == (255, 255, 255)
+
+
+def test_notes_and_a_foot_make_the_sheet_taller(tmp_path: Path) -> None:
+    plain = contact_sheet("a", [[SheetCell("a", None)]] * 2)
+    noted = contact_sheet("a", [[SheetCell("a", None, note="b")]] * 2, ["one", "two"])
+    assert noted.height == plain.height + 2 * LABEL + 2 * LABEL
+    assert noted.width == plain.width

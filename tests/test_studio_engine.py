@@ -1,12 +1,16 @@
 """The engine: exact mixes, exact base, stops, whoever else is at it."""
 
 import hashlib
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, LCMScheduler
+from PIL import Image
 from studio_toys import (
     SIDE,
     load_base,
@@ -21,9 +25,14 @@ from shira_diffusion import AdapterInfo
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from shira_diffusion.fingerprint import fingerprint
 from studio import engine as engine_module
-from studio.engine import Engine, Step
+from studio import steps as steps_module
+from studio.engine import Engine
 from studio.errors import BrokenAdapterError, StoppedError
-from studio.watching import Finished, StopFlags, watch
+from studio.preview import Preview, watch_prediction
+from studio.samplers import Samplers
+from studio.steps import Step
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -154,50 +163,146 @@ def test_a_file_that_changed_is_read_again(toy_base: Path, tmp_path: Path) -> No
     assert sample.record.adapters[0].sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_adapters_out_of_use_make_room(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "CACHE_BYTES", 1)
+def test_adapters_out_of_use_make_room(
+    toy_base: Path, adapters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "HOST_BYTES", 1)
+    engine = make_engine(toy_base, adapters)
     alone = [pixels(engine, mix={name: 1.0}) for name in ("ink", "robot")]
-    assert engine._switcher.names == ("robot",)
+    assert engine._switcher._residency.where("ink") == "disk"
     assert [pixels(engine, mix={name: 1.0}) for name in ("ink", "robot")] == alone
+
+
+def test_an_adapter_that_left_the_library_leaves_the_memory(toy_base: Path, tmp_path: Path) -> None:
+    for name in ("mine", "other"):
+        make_adapter(toy_base, tmp_path / name, seed=1, info=AdapterInfo(name=name))
+    engine = make_engine(toy_base, tmp_path)
+    pixels(engine, mix={"mine": 1.0})
+    shutil.rmtree(tmp_path / "mine")
+    engine.library.rescan()
+    pixels(engine, mix={"other": 1.0})
+    assert engine._switcher.names == ("other",)
+
+
+def test_preparing_changes_nothing_and_waits_for_nobody(engine: Engine) -> None:
+    before, expected = weights(engine), pixels(engine, mix={"ink": 1.0})
+    engine.prepare({"ink": 1.0, "robot": 1.0, "gone": 1.0}, {"robot": "late"})
+    assert set(engine._switcher.names) == {"ink", "robot"}
+    with engine._lock:
+        engine.prepare({"lonely": 1.0}, {})
+    assert "lonely" not in engine._switcher.names
+    assert_base(engine, before)
+    assert pixels(engine, mix={"ink": 1.0}) == expected
+
+
+def test_the_library_is_loaded_ahead_within_bounds(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights(engine)
+    monkeypatch.setattr(engine_module, "AHEAD_BYTES", 1)
+    engine.load_ahead()
+    assert engine._switcher.names == ()
+    monkeypatch.setattr(engine_module, "AHEAD_BYTES", 2**30)
+    engine.load_ahead()
+    assert set(engine._switcher.names) == {"ink", "ink-lora", "lonely", "robot", "robot-lora"}
+    assert_base(engine, before)
+
+
+def by_hand(engine: Engine, mixes: list[dict[str, float]]) -> bytes:
+    """A picture made with the pipeline and the switcher alone, one mix after the other."""
+    made = recipe(steps=len(mixes))
+
+    def after(_pipe: object, step: int, _time: object, tensors: dict[str, object]) -> object:
+        engine._switcher.set(mixes[step + 1] if step + 1 < len(mixes) else {})
+        return tensors
+
+    engine._pipe.scheduler = engine._samplers.make("")
+    engine._switcher.set(mixes[0])
+    output = engine._pipe(
+        prompt=made.prompt, num_inference_steps=made.steps, guidance_scale=made.guidance,
+        width=made.width, height=made.height, callback_on_step_end=after,
+        generator=torch.Generator("cpu").manual_seed(made.seed),
+    )  # fmt: skip
+    return output.images[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("timing", "mixes"),
+    [
+        ({"ink": "early"}, ["ir", "ir", "r", "r"]),
+        ({"ink": "late"}, ["r", "r", "ir", "ir"]),
+        ({"ink": "early", "robot": "late"}, ["i", "i", "r", "r"]),
+        ({"ink": "alternate", "robot": "alternate"}, ["i", "r", "i", "r"]),
+        ({"ink": "always"}, ["ir", "ir", "ir", "ir"]),
+    ],
+)
+def test_timing_says_which_steps_see_an_adapter(
+    engine: Engine, timing: dict[str, str], mixes: list[str]
+) -> None:
+    mix = {"ink": 1.0, "robot": -0.5}
+    short = {"i": "ink", "r": "robot"}
+    made = pixels(engine, mix=mix, timing=timing, steps=4)
+    steps = [{short[one]: mix[short[one]] for one in step} for step in mixes]
+    assert made == by_hand(engine, steps)
+
+
+def test_every_sampler_makes_its_own_picture_again_and_again(engine: Engine) -> None:
+    names = engine.base.samplers
+    assert names[0] == "Euler"
+    made = {name: pixels(engine, sampler=name, steps=4) for name in names}
+    assert len(set(made.values())) == len(names)
+    assert {name: pixels(engine, sampler=name, steps=4) for name in names} == made
+    assert pixels(engine, steps=4) == made["Euler"]
+    assert engine.generate(recipe(sampler=names[1])).record.sampler == names[1]
+    with pytest.raises(SettingError, match="no sampler 'Eular'"):
+        engine.generate(recipe(sampler="Eular"))
+
+
+def test_karras_spacing_is_left_out_where_it_spoils(toy_base: Path) -> None:
+    own = load_base(toy_base).scheduler
+    for zero_snr in (True, False):
+        names = Samplers(type(own).from_config(own.config, rescale_betas_zero_snr=zero_snr)).names
+        assert ("DPM++ 2M Karras" in names) is not zero_snr
+    lcm = LCMScheduler.from_config(own.config)
+    assert Samplers(lcm).names[0] == "LCM"
+    assert type(Samplers(lcm).make("")) is LCMScheduler
+
+
+def test_the_last_step_was_taken_towards_what_came_out(engine: Engine) -> None:
+    for name in engine.base.samplers:
+        scheduler = engine._samplers.make(name)
+        engine._pipe.scheduler, prediction = scheduler, watch_prediction(scheduler)
+        latents = engine._pipe(
+            prompt="a castle", num_inference_steps=4, output_type="latent", guidance_scale=3.0,
+            generator=torch.Generator("cpu").manual_seed(7),
+        ).images  # fmt: skip
+        assert torch.allclose(prediction(latents), latents, atol=1e-4), name
+
+
+def test_previews_come_and_change_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps_module, "PREVIEW_SECONDS", 0)
+    steps: list[Step] = []
+    made = engine.generate(recipe(steps=4), on_step=steps.append).image
+    assert [step.preview is None for step in steps] == [False, False, False, True]
+    assert steps[0].preview.size == (SIDE, SIDE)
+    assert made.tobytes() == pixels(engine, steps=4)
+    assert [step.number for step in steps] == [1, 2, 3, 4]
+
+
+def test_a_preview_looks_like_what_the_vae_encoded() -> None:
+    vae = AutoencoderKL.from_pretrained(ROOT / "models" / "emoji-xl" / "vae")
+    with Image.open(ROOT / "adapters" / "rocket" / "thumbnail.png") as thumbnail:
+        picture = np.asarray(thumbnail.convert("RGB").resize((128, 128)), np.float32) / 255
+    with torch.no_grad():
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1
+        latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+    seen = np.asarray(Preview(vae).picture(latents), np.float32) / 255
+    assert seen.shape == picture.shape
+    assert np.abs(seen - picture).mean() < 0.1
+    assert np.corrcoef(seen.ravel(), picture.ravel())[0, 1] > 0.9
 
 
 def test_a_prompt_that_is_too_long_is_remarked(engine: Engine) -> None:
     (remark,) = engine.generate(recipe(prompt="castle " * 200)).remarks
     assert "left out" in remark
     assert engine.generate(recipe()).remarks == ()
-
-
-def test_watch_yields_reports_then_the_result_or_the_error() -> None:
-    def work(report: object) -> str:
-        report(1)
-        report(2)
-        return "done"
-
-    assert list(watch(work)) == [1, 2, Finished("done")]
-
-    def fail(report: object) -> str:
-        report(1)
-        raise StoppedError("halt")
-
-    seen = watch(fail)
-    assert next(seen) == 1
-    with pytest.raises(StoppedError, match="halt"):
-        next(seen)
-
-
-def test_stop_flags_reach_their_owner_only() -> None:
-    flags = StopFlags()
-    flags.arm("a")
-    flags.arm("b")
-    flags.raise_flag("a")
-    flags.raise_flag("nobody")
-    assert flags.flag("a").is_set()
-    assert not flags.flag("b").is_set()
-    running = flags.flag("a")
-    flags.arm("a")
-    assert not running.is_set()
-    flags.raise_flag("a")
-    assert running.is_set()
-    flags.forget("b")
-    flags.raise_flag("b")
-    assert not flags.flag("b").is_set()

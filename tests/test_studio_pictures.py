@@ -35,6 +35,7 @@ records = st.builds(
         width=st.just(32),
         height=st.just(32),
         mix=st.dictionaries(words, st.floats(-1, 2), max_size=3),
+        sampler=words,
     ),
     base=words,
     fingerprints=st.dictionaries(words, words, max_size=2),
@@ -63,7 +64,12 @@ def test_json_round_trip(record: Record) -> None:
 
 def test_infotext_is_read_by_automatic1111s_rules() -> None:
     record = Record(
-        recipe(prompt="a castle, (old:1.2)\nby night", negative_prompt="fog", mix={"ink": 0.8}),
+        recipe(
+            prompt="a castle, (old:1.2)\nby night",
+            negative_prompt="fog",
+            mix={"ink": 0.8, "r": -0.5},
+            timing={"r": "late"},
+        ),
         base="emoji-xl",
         fingerprints={"unet": "0123456789abcdef"},
         adapters=(
@@ -73,7 +79,7 @@ def test_infotext_is_read_by_automatic1111s_rules() -> None:
         sampler="Euler",
     )
     prompt, negative, values = parse_as_automatic1111(to_infotext(record))
-    assert prompt == "a castle, (old:1.2)\nby night"
+    assert prompt == "a castle, (old:1.2)\nby night <lora:ink:0.8> <lora:r:-0.5>"
     assert negative == "fog"
     assert values == {
         "Steps": "2",
@@ -83,7 +89,7 @@ def test_infotext_is_read_by_automatic1111s_rules() -> None:
         "Size": "32x32",
         "Model": "emoji-xl",
         "Base fingerprint": "unet: 0123456789ab",
-        "Adapters": "ink: 0.8, r: -0.5",
+        "Adapter timing": "r: late",
         "Adapter hashes": "ink: fedcbafedcba, r: 999999999999",
         "Version": "SHiRA Studio",
     }

@@ -1,9 +1,16 @@
-// The adapter rack: cards to choose from, a strength for each chosen one, its trigger words.
-// `props.cards` come from the server; `props.value` maps chosen names to strengths.
+// The adapter rack: cards to choose from; for each chosen one a strength, its trigger words,
+// whether it is on, and at which steps.
+// `props.cards` come from the server; `props.value` maps names to {strength, on, timing}.
 // Everything is built with textContent: names and words come from files and are never markup.
 
 const FILTER_FROM = 12;
 const METHODS = { shira: "SHiRA", lora: "LoRA" };
+const TIMINGS = {
+  always: ["Always", "At every step"],
+  early: ["Early", "In the first half of the steps, where shapes settle"],
+  late: ["Late", "In the second half of the steps, where surfaces settle"],
+  alternate: ["In turns", "One step each with the others in turns"],
+};
 const view = { text: "", twins: false };
 
 const make = (tag, className, text) => {
@@ -45,16 +52,25 @@ function picture(card) {
   return box;
 }
 
-function choose(name, strength) {
+function choose(name) {
   const next = mix();
-  if (strength === undefined) delete next[name];
-  else next[name] = strength;
+  if (name in next) delete next[name];
+  else next[name] = { strength: 1, on: true, timing: "always" };
+  props.value = next;
+  draw();
+  trigger("chosen", {});
+}
+
+function change(name, part) {
+  const next = mix();
+  if (!(name in next)) return;
+  next[name] = { ...next[name], ...part };
   props.value = next;
 }
 
 function drawHead() {
   const offered = cards().filter((card) => !card.problem && (view.twins || !card.twin));
-  const count = Object.keys(mix()).length;
+  const count = Object.values(mix()).filter((one) => one.on).length;
   const title = make("div", "rack-title", "Adapters");
   title.append(make("span", "quiet", count ? `${count} in use` : `${offered.length} to choose from`));
   const tools = make("div", "rack-tools");
@@ -92,7 +108,7 @@ function strengthSlider(card, strength) {
   slider.addEventListener("input", () => {
     output.textContent = shown(Number(slider.value));
     fill();
-    choose(card.name, Number(slider.value));
+    change(card.name, { strength: Number(slider.value) });
   });
   slider.addEventListener("dblclick", () => {
     slider.value = 1;
@@ -102,22 +118,54 @@ function strengthSlider(card, strength) {
   return [slider, output];
 }
 
-function chosenRow(name, strength) {
+function onSwitch(card, one) {
+  const label = make("label", "rack-on");
+  const box = make("input");
+  box.type = "checkbox";
+  box.checked = one.on;
+  box.setAttribute("aria-label", `Use ${card.title}`);
+  label.title = "Off: it stays here, but the next picture is made without it";
+  box.addEventListener("change", () => {
+    change(card.name, { on: box.checked });
+    box.closest(".rack-row").classList.toggle("off", !box.checked);
+    drawHead();
+  });
+  label.append(box);
+  return label;
+}
+
+function timingChoice(card, one) {
+  const select = make("select", "rack-when");
+  for (const [value, [words, why]] of Object.entries(TIMINGS)) {
+    const option = make("option", "", words);
+    Object.assign(option, { value, title: why });
+    select.append(option);
+  }
+  select.value = one.timing in TIMINGS ? one.timing : "always";
+  const explain = () => { select.title = `When it works: ${TIMINGS[select.value][1]}`; };
+  select.setAttribute("aria-label", `When ${card.title} works`);
+  select.addEventListener("change", () => {
+    change(card.name, { timing: select.value });
+    explain();
+    trigger("chosen", {});
+  });
+  explain();
+  return select;
+}
+
+function chosenRow(name, one) {
   const card = cardOf(name) || { name, title: name, words: [] };
-  const row = make("div", "rack-row");
+  const row = make("div", `rack-row${one.on ? "" : " off"}`);
   row.dataset.name = name;
   const line = make("div", "rack-line");
-  line.append(make("span", "rack-name", card.title));
+  line.append(onSwitch(card, one), make("span", "rack-name", card.title));
   for (const word of card.words || []) {
     line.append(button("chip", `+ ${word}`, `Add “${word}” to the prompt: the words it was trained with`,
       () => trigger("insert", { word })));
   }
-  const remove = button("rack-remove", "×", `Remove ${card.title}`, () => {
-    choose(name);
-    draw();
-  });
+  const remove = button("rack-remove", "×", `Remove ${card.title}`, () => choose(name));
   const control = make("div", "rack-control");
-  control.append(...strengthSlider(card, strength), remove);
+  control.append(...strengthSlider(card, one.strength), timingChoice(card, one), remove);
   const body = make("div", "rack-body");
   body.append(line, control);
   row.append(picture(card), body);
@@ -130,8 +178,7 @@ function shelfCard(card) {
   const label = [card.title, METHODS[card.method] || card.method, card.size, card.description];
   const node = button(`rack-card${active ? " active" : ""}`, undefined, label.filter(Boolean).join(" · "),
     () => {
-      choose(name, active ? undefined : 1);
-      draw();
+      choose(name);
       shelf.querySelector(`[data-name="${CSS.escape(name)}"]`)?.focus();
     });
   node.dataset.name = name;
@@ -172,7 +219,7 @@ function drawBroken() {
 
 function draw() {
   drawHead();
-  chosen.replaceChildren(...Object.entries(mix()).map(([name, strength]) => chosenRow(name, strength)));
+  chosen.replaceChildren(...Object.entries(mix()).map(([name, one]) => chosenRow(name, one)));
   drawShelf();
   drawBroken();
 }

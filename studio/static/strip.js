@@ -1,4 +1,5 @@
-// Recent pictures as a row of thumbnails; `props.value` lists {name, source, title}, newest first.
+// Recent pictures as a row of thumbnails; `props.value` lists {name, source, title}, newest first;
+// `props.more` says whether there are older ones.
 
 const root = element.querySelector(".strip");
 
@@ -23,8 +24,16 @@ function draw() {
     words.textContent = "Your pictures gather here and stay after a restart.";
     nodes.push(words);
   }
+  if (props.more) {
+    const more = document.createElement("button");
+    more.type = "button";
+    more.className = "older";
+    more.textContent = "Show older";
+    more.addEventListener("click", () => trigger("more", { shown: pictures.length }));
+    nodes.push(more);
+  }
   root.replaceChildren(...nodes);
 }
 
-watch("value", draw);
+watch(["value", "more"], draw);
 draw();

@@ -1,20 +1,28 @@
-"""The studio for programs: `/generate`, `/compare` and `/adapters`, for `gradio_client`."""
+"""The studio for programs: its endpoints for `gradio_client` and MCP."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from shira_diffusion.errors import ShiraError
-from studio import compare
-from studio.compare import Choice
+from studio import making
+from studio.following import ended
+from studio.grids import compare, runner
+from studio.grids.compare import Choice
+from studio.grids.export import SHEET_FILE
+from studio.grids.grid import Grid
 from studio.infotext import Record, to_json
+from studio.making import Order
+from studio.prompt import read_tags
 from studio.recipe import Recipe
 from studio.service import Studio
-from studio.tabs.controls import MODEL, choose_seed
+from studio.tabs.controls import choose_seed
 from studio.tabs.telling import told
+
+MAX_JOBS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,38 @@ class Endpoints:
             for entry in self.studio.library.rescan()
         ]
 
-    def generate(
+    def jobs(self, limit: int = 50) -> list[dict[str, Any]]:
+        """The newest jobs, newest first.
+
+        `state` is queued, running, done, failed, cancelled or interrupted; `ahead` is how many
+        jobs come before a waiting one; `pictures` are the ids of finished pictures.
+        """
+        worker = self.studio.worker
+        return [
+            {
+                "id": job.id,
+                "kind": job.kind,
+                "state": job.state.value,
+                "ahead": worker.standing(job.id).ahead,
+                "prompt": job.settings.get("recipe", {}).get("prompt", ""),
+                "created": job.created,
+                "started": job.started,
+                "ended": job.ended,
+                "pictures": list(job.results),
+                "error": job.error,
+            }
+            for job in self.studio.jobs.recent(_within(limit, 1, MAX_JOBS))
+        ]
+
+    def cancel(self, job: str) -> str:
+        """Take a job out of the line, or end it at its next step; gives its state by then."""
+        try:
+            self.studio.worker.cancel(job)
+            return self.studio.jobs.get(job).state.value
+        except ShiraError as error:
+            raise told(error) from error
+
+    async def generate(
         self,
         prompt: str,
         adapters: dict[str, float] | None = None,
@@ -49,27 +88,32 @@ class Endpoints:
         seed: int | None = None,
         width: int | None = None,
         height: int | None = None,
+        sampler: str = "",
+        timing: dict[str, str] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Make one picture: the PNG file and its settings. Without a seed one is drawn."""
-        base = self.studio.engine.base
+        """Make one picture in its turn: the PNG file and its settings.
+
+        `adapters` maps names to strengths from -1 to 2, `timing` names to always, early, late or
+        alternate; `<lora:NAME:STRENGTH>` in the prompt counts as well. Without a seed one is drawn.
+        """
         try:
-            recipe = Recipe(
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                steps=base.steps if steps is None else steps,
-                guidance=base.guidance if guidance is None else guidance,
-                seed=choose_seed(None, fresh=True) if seed is None else seed,
-                width=width or base.native[0],
-                height=height or base.native[1],
-                mix=adapters or {},
+            order = Order(
+                self._recipe(
+                    *(prompt, adapters or {}, steps, guidance, seed, width, height),
+                    negative_prompt=negative_prompt,
+                    sampler=sampler,
+                    timing=timing or {},
+                )
             )
-            sample = self.studio.engine.generate(recipe)
-            name = self.studio.pictures.save(sample.image, sample.record)
+            self.studio.engine.check(order.recipe)
+            job = self.studio.worker.submit(making.KIND, order.plain())
+            (name,) = (await ended(self.studio.worker, job.id)).results
+            record = self.studio.pictures.record(name)
         except ShiraError as error:
             raise told(error) from error
-        return _file(self.studio.pictures.path(name)), _plain(sample.record)
+        return _file(self.studio.pictures.path(name)), _plain(record)
 
-    def compare(
+    async def compare(
         self,
         prompt: str,
         a: str,
@@ -81,34 +125,60 @@ class Endpoints:
         seed: int = 0,
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Make the grid of SHiRA and LoRA under base, a, b and both: one sheet, then its cells."""
-        base = self.studio.engine.base
+        worker, grids = self.studio.worker, self.studio.grids
         try:
-            recipe = Recipe(
-                prompt=prompt,
-                steps=base.steps if steps is None else steps,
-                guidance=base.guidance if guidance is None else guidance,
-                seed=seed,
-                width=base.native[0],
-                height=base.native[1],
-            )
+            recipe = self._recipe(prompt, {}, steps, guidance, seed, None, None)
             choices = Choice(a, strength_a), Choice(b, strength_b)
-            grid = compare.plan(self.studio.library, recipe, *choices)
-            grid = compare.run(
-                self.studio.engine, grid, self.studio.comparisons, report=lambda _: None
-            )
+            plan = compare.plan(self.studio.library, recipe, *choices)
+            name = grids.begin(plan, self.studio.library)
+            await ended(worker, runner.submit(worker, name).id)
+            grid = grids.open(name)
         except ShiraError as error:
             raise told(error) from error
-        assert grid.sheet is not None
-        return _file(grid.sheet), [
-            {
-                "method": cell.method,
-                "label": cell.label,
-                "adapters": dict(cell.mix),
-                "problem": cell.problem,
-                "picture": _file(cell.picture) if cell.picture else None,
-            }
-            for cell in grid.cells
+        return _file(grid.folder / SHEET_FILE), [
+            _cell(grid, index) for index in range(len(grid.cells))
         ]
+
+    def _recipe(
+        self,
+        prompt: str,
+        mix: dict[str, float],
+        steps: int | None,
+        guidance: float | None,
+        seed: int | None,
+        width: int | None,
+        height: int | None,
+        **more: Any,
+    ) -> Recipe:
+        base = self.studio.engine.base
+        words, tagged = read_tags(prompt) if isinstance(prompt, str) else (prompt, {})
+        return Recipe(
+            prompt=words,
+            steps=base.steps if steps is None else steps,
+            guidance=base.guidance if guidance is None else guidance,
+            seed=choose_seed(None, fresh=True) if seed is None else seed,
+            width=width or base.native[0],
+            height=height or base.native[1],
+            mix={**mix, **tagged} if isinstance(mix, dict) else mix,
+            **more,
+        )
+
+
+def _within(value: Any, low: int, high: int) -> int:
+    return min(max(value, low), high) if isinstance(value, int) else high
+
+
+def _cell(grid: Grid, index: int) -> dict[str, Any]:
+    row, column = divmod(index, len(grid.plan.columns))
+    cell = grid.cells[index]
+    return {
+        "method": grid.plan.rows[row],
+        "label": grid.plan.columns[column],
+        "adapters": dict(cell.mix),
+        "problem": cell.problem,
+        "scores": [asdict(score) for score in cell.scores],
+        "picture": _file(cell.picture) if cell.picture else None,
+    }
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -122,8 +192,14 @@ def _plain(record: Record) -> dict[str, Any]:
 
 
 def build(studio: Studio) -> None:
-    """Name the endpoints."""
+    """Name the endpoints; what waits for a job takes no place from other calls."""
     endpoints = Endpoints(studio)
-    gr.api(endpoints.adapters, api_name="adapters")
-    gr.api(endpoints.generate, api_name="generate", **MODEL)
-    gr.api(endpoints.compare, api_name="compare", **MODEL)
+    calls = (
+        endpoints.generate,
+        endpoints.compare,
+        endpoints.adapters,
+        endpoints.jobs,
+        endpoints.cancel,
+    )
+    for call in calls:
+        gr.api(call, concurrency_limit=None)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from studio.library import AdapterLibrary, Entry
-from studio.pictures import PictureStore
+from studio.pictures import PictureStore, made_words
 from studio.tabs.fragments import file_url
 from studio.thumbnails import thumbnail_uri
 
@@ -34,14 +34,13 @@ def size_words(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 1):.0f} kB"
 
 
-def recent_pictures(pictures: PictureStore) -> list[dict[str, str]]:
-    """The newest pictures for the strip."""
+def recent_pictures(pictures: PictureStore, limit: int = RECENT) -> list[dict[str, str]]:
+    """The newest pictures for the strip, newest first."""
     return [
-        {"name": name, "source": file_url(pictures.folder / f"{name}.png"), "title": _made(name)}
-        for name in pictures.recent(RECENT)
+        {
+            "name": name,
+            "source": file_url(pictures.folder / f"{name}.png"),
+            "title": made_words(name),
+        }
+        for name in pictures.recent(limit)
     ]
-
-
-def _made(name: str) -> str:
-    day, clock = name.split("-")[:2]
-    return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]} UTC"

@@ -1,7 +1,6 @@
-"""Controls that Generate and Compare have in common."""
+"""Controls that the tabs have in common."""
 
 import random
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -10,14 +9,14 @@ from shira_diffusion.errors import SettingError
 from studio.base import Base
 from studio.recipe import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 
-MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
-"""For every listener that uses the model: they wait for one another in one line."""
+FOLLOW = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+"""For listeners that watch a job or may fail: any number at once, the worker sees to the order.
 
-JOB = {"show_progress": "hidden", "api_visibility": "private", **MODEL}
-"""For a tab's long work, which draws its own progress."""
+Gradio shows the words of an error only of listeners that go through its queue.
+"""
 
 PAGE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-"""For listeners that only touch the page: they wait for nothing."""
+"""For listeners that only touch the page and do not fail: they wait for nothing."""
 
 
 class Knobs(NamedTuple):
@@ -71,28 +70,6 @@ def run_buttons(words: str, name: str) -> RunButtons:
 def showing(*, running: bool) -> tuple[Any, Any]:
     """Updates of `RunButtons` for a job that runs, or none."""
     return gr.update(visible=not running), gr.update(visible=running)
-
-
-class Listener(NamedTuple):
-    """A handler with the components that it reads and writes."""
-
-    handler: Callable[..., Any]
-    inputs: Sequence[Any]
-    outputs: Sequence[Any]
-
-
-def connect_job(
-    buttons: RunButtons, prompt: gr.Textbox, arm: Listener, make: Listener, settle: Listener
-) -> None:
-    """Start a job from its button or the prompt: `arm` at once, `make` in its turn, `settle` last.
-
-    `settle` comes after a failure too. Gradio 6.31 calls `then` after a success only, against its
-    documentation, hence `failure` beside it.
-    """
-    starts = [buttons.start.click, prompt.submit]
-    job = gr.on(starts, *arm, **PAGE).then(*make, **JOB)
-    job.then(*settle, **PAGE)
-    job.failure(*settle, **PAGE)
 
 
 def size_name(size: tuple[int, int]) -> str:

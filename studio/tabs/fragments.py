@@ -5,17 +5,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from studio.base import Base
-from studio.compare import METHODS, Cell, Grid
-from studio.engine import Step
 from studio.infotext import Record
+from studio.steps import Step
+from studio.timing import Timing
 from studio.vocabulary import Vocabulary
 
 DESCRIPTION = "Pictures with sparse adapters: mix several, switch at once, compare with LoRA."
-
-_METHOD_WORDS = (
-    "A sparse adapter: a few of the base's weights are changed, nothing is added",
-    "Its LoRA twin: learned from the same pictures as a low-rank change of all the weights",
-)
 
 
 def file_url(path: Path) -> str:
@@ -46,77 +41,19 @@ def known_words(vocabulary: Vocabulary) -> str:
     return f'<dl class="settings words">{items}</dl>'
 
 
-def stage_empty() -> str:
-    """What stands in the place of the picture before there is one."""
-    return (
-        '<div class="stage"><div class="frame vacant"><div class="empty">'
-        "<strong>Your picture will appear here</strong>"
-        "<span>Write what it should show, choose adapters if you like, and press Generate.</span>"
-        "</div></div></div>"
-    )
-
-
-def stage_busy(step: Step | None, previous: Path | None, *, crisp: bool) -> str:
-    """The picture before, dimmed, under the progress of the next one."""
-    inside = _image(previous, "", crisp=crisp) if previous else ""
-    kind = "frame busy" if previous else "frame vacant working"
-    return f'<div class="stage"><div class="{kind}">{inside}</div>{progress(step)}</div>'
-
-
-def stage_done(path: Path, record: Record, *, crisp: bool) -> str:
-    """A finished picture and what took how long."""
-    image = _image(path, record.recipe.prompt, crisp=crisp)
-    actions = (
-        _download(path, f"shira-{record.recipe.seed}.png", "Download PNG")
-        + '<button type="button" class="act" data-action="reuse" '
-        'title="Set the form to what made this picture">Use these settings</button>'
-    )
-    return (
-        f'<div class="stage"><div class="frame">{image}</div>'
-        f'{_facts(record)}<div class="actions">{actions}</div></div>'
-    )
-
-
 def progress(step: Step | None, before: str = "") -> str:
     """A bar with the step and the time, or the wait for the model."""
     if step is None:
         words, share = "Waiting for the model…", 0.0
     else:
-        left = step.seconds / step.number * (step.total - step.number)
-        words = f"Step {step.number} of {step.total} · {step.seconds:.1f} s · {left:.0f} s left"
+        left = f"{step.seconds_left:.0f} s left" if step.seconds_left >= 1 else "nearly done"
+        words = f"Step {step.number} of {step.total} · {step.seconds:.1f} s · {left}"
         share = step.number / step.total
     return (
         '<div class="progress" role="status">'
         f'<div class="bar"><i style="width:{share:.1%}"></i></div>'
         f"<span>{escape(before)}{words}</span></div>"
     )
-
-
-def _image(path: Path, alt: str, *, crisp: bool) -> str:
-    kind = ' class="crisp"' if crisp else ""
-    return f'<img{kind} src="{escape(file_url(path))}" alt="{escape(alt)}">'
-
-
-def _download(path: Path, name: str, words: str) -> str:
-    url = escape(file_url(path))
-    return f'<a class="act" href="{url}" download="{escape(name)}">{words}</a>'
-
-
-def _facts(record: Record) -> str:
-    facts = [
-        ("Seed", str(record.recipe.seed), "The same seed and settings give the same picture"),
-        ("Sampling", f"{record.sampling_s:.2f} s", "Making the picture itself"),
-        (
-            "Switching",
-            f"{record.switch_ms:.1f} ms",
-            "Writing the adapters into the base and putting the base back, bit for bit",
-        ),
-    ]
-    items = "".join(
-        f'<div title="{escape(why)}"><dt>{name}</dt><dd>{escape(value)}</dd></div>'
-        for name, value, why in facts
-    )
-    return f'<dl class="facts">{items}</dl>'
 
 
 def settings(record: Record) -> str:
@@ -134,50 +71,11 @@ def settings(record: Record) -> str:
         ("Base", record.base),
     ]
     for use in record.adapters:
-        rows.append(("Adapter", f"{use.name} at {use.strength:g} (file {use.sha256[:12]})"))
+        when = recipe.timing.get(use.name, Timing.ALWAYS)
+        worked = "" if when == Timing.ALWAYS else f", {when}"
+        rows.append(("Adapter", f"{use.name} at {use.strength:g}{worked} ({use.sha256[:12]})"))
     items = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f'<dl class="settings">{items}</dl>'
-
-
-def grid_empty() -> str:
-    """What stands in the place of the comparison before there is one."""
-    return (
-        '<div class="grid-empty empty"><strong>Eight pictures from one seed</strong>'
-        "<span>Choose two adapters and press Compare: the base, each adapter and both together, "
-        "once as SHiRA and once as LoRA. Only the adapters differ.</span></div>"
-    )
-
-
-def grid(state: Grid, *, crisp: bool) -> str:
-    """The comparison as it stands, row by row."""
-    cells = "".join(
-        _cell(cell, index, state, crisp=crisp) for index, cell in enumerate(state.cells)
-    )
-    head = ""
-    if state.at is not None:
-        head = progress(state.step, f"Picture {state.done + 1} of {len(state.cells)} · ")
-    foot = ""
-    if state.sheet:
-        name = f"shira-comparison-{state.recipe.seed}.png"
-        link = _download(state.sheet, name, "Download as one picture")
-        foot = f'<div class="actions">{link}</div>'
-    return f'{head}<div class="grid">{cells}</div>{foot}'
-
-
-def _cell(cell: Cell, index: int, state: Grid, *, crisp: bool) -> str:
-    if cell.picture:
-        url = escape(file_url(cell.picture))
-        image = _image(cell.picture, f"{cell.method}, {cell.label}", crisp=crisp)
-        body = f'<a class="frame" href="{url}" target="_blank" rel="noopener">{image}</a>'
-    elif cell.problem:
-        body = f'<div class="frame vacant"><div class="empty">{escape(cell.problem)}</div></div>'
-    else:
-        kind = "frame vacant working" if index == state.at else "frame vacant"
-        body = f'<div class="{kind}"></div>'
-    place = METHODS.index(cell.method)
-    method = f'<span class="tag tag-{place}" title="{_METHOD_WORDS[place]}">{cell.method}</span>'
-    caption = f"<figcaption>{method}<span>{escape(cell.label)}</span></figcaption>"
-    return f"<figure>{caption}{body}</figure>"
 
 
 def footer() -> str:

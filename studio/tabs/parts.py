@@ -14,19 +14,22 @@ STATIC = Path(__file__).parent.parent / "static"
 def adapter_rack(cards: list[dict[str, Any]], place: str) -> gr.HTML:
     """Cards of adapters, and a strength and the trigger words of each chosen one.
 
-    Its value maps chosen names to strengths. Events: `insert` (with `word`), `rescan`. `place` is
-    the folder that the empty rack points to.
+    Its value is that of `studio.tabs.rack`. Events: `insert` (with `word`), `rescan`, and `chosen`
+    when other adapters are. `place` is the folder that the empty rack points to.
     """
     return _part("rack", {}, cards=cards, place=place)
 
 
 def picture_strip(pictures: list[dict[str, str]]) -> gr.HTML:
-    """A row of recent pictures; its event `pick` carries the `name` of the one clicked."""
-    return _part("strip", pictures)
+    """Recent pictures; `pick` carries the `name` of the one clicked, `more` how many are `shown`.
+
+    Its property `more` says whether there are older ones.
+    """
+    return _part("strip", pictures, more=False)
 
 
 def picture_stage(content: str) -> gr.HTML:
-    """The picture, as `fragments` write it; its event `reuse` asks for its settings."""
+    """The picture, as `studio.tabs.stage` writes it; its events are `reuse`, `again` and `pick`."""
     return gr.HTML(content, js_on_load=_script("stage"), apply_default_css=False, elem_id="stage")
 
 

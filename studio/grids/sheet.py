@@ -16,26 +16,37 @@ PAPER, INK, FAINT, EMPTY = "#ffffff", "#24262b", "#7a7d86", "#f0f0f2"
 
 @dataclass(frozen=True)
 class SheetCell:
-    """A picture under its label, or the words that stand where it should be."""
+    """A picture under its label, or the words that stand where it should be; `note` below it."""
 
     label: str
     picture: Path | None
     words: str = ""
+    note: str = ""
 
 
-def contact_sheet(caption: str, rows: Sequence[Sequence[SheetCell]]) -> Image.Image:
-    """Draw the rows below a caption; every picture is fitted into 384 x 384 px."""
+def contact_sheet(
+    caption: str, rows: Sequence[Sequence[SheetCell]], foot: Sequence[str] = ()
+) -> Image.Image:
+    """Draw the rows below a caption, and `foot` line by line below them.
+
+    Every picture is fitted into 384 x 384 px.
+    """
     columns = max(len(row) for row in rows)
+    note = LABEL if any(cell.note for row in rows for cell in row) else 0
+    pitch = LABEL + CELL + note + GAP
     width = columns * (CELL + GAP) + GAP
-    height = GAP + LABEL + len(rows) * (LABEL + CELL + GAP)
+    height = GAP + LABEL + len(rows) * pitch + len(foot) * LABEL
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(TEXT_SIZE)
     draw.text((GAP, GAP), _one_line(caption, width - 2 * GAP, font), INK, font)
     for i, row in enumerate(rows):
         for j, cell in enumerate(row):
-            corner = GAP + j * (CELL + GAP), GAP + LABEL + i * (LABEL + CELL + GAP)
+            corner = GAP + j * (CELL + GAP), GAP + LABEL + i * pitch
             _draw_cell(sheet, draw, cell, corner, font)
+    for i, words in enumerate(foot):
+        top = GAP + LABEL + len(rows) * pitch + i * LABEL
+        draw.text((GAP, top), _one_line(words, width - 2 * GAP, font), INK, font)
     return sheet
 
 
@@ -49,6 +60,7 @@ def _draw_cell(
     left, top = corner
     draw.text((left, top + 8), _one_line(cell.label, CELL, font), INK, font)
     top += LABEL
+    draw.text((left, top + CELL + 8), _one_line(cell.note, CELL, font), FAINT, font)
     if cell.picture is None:
         draw.rectangle((left, top, left + CELL, top + CELL), EMPTY)
         draw.multiline_text((left + GAP, top + GAP), textwrap.fill(cell.words, 38), FAINT, font)

@@ -1,0 +1,1 @@
+"""Blends: several adapters made into one, tried, and kept in the library."""

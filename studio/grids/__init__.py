@@ -1,0 +1,1 @@
+"""Grids of pictures: what they are to show, how they are filled, kept and given away."""

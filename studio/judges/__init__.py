@@ -1,0 +1,1 @@
+"""Who says what a picture shows, behind one small interface."""

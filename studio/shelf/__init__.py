@@ -1,0 +1,1 @@
+"""What changes the adapters on disk: import, edit, rename, export, delete with undo."""

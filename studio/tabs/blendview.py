@@ -1,0 +1,150 @@
+"""What a blend is and how its adapters interfere, as HTML; every text is escaped here."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from shira_diffusion import Adapter
+from studio.blends.heatmap import HeatMap
+from studio.blends.interference import Measuring, Pair
+from studio.tabs.cards import size_words
+
+_HEADS = (
+    ("Overlap", "Of the smaller adapter's entries, the share that both change"),
+    ("by chance", "The overlap that adapters of these sizes have if they pick entries at random"),
+    ("Opposed", "Of the shared entries, the share that they push in opposite directions"),
+    ("AWOM", "|A′B|, the mean over the weights: 0 is none (in brackets: of the most possible)"),
+    ("AWOR", "The share of zeros in A′B, the mean over the weights: 1 is no interference"),
+)
+_MEANING = (
+    "Overlap counts entries that both adapters change; where it is 0, a sum keeps both exactly. "
+    "Opposed tells how often they then disagree: there a sum cancels, and TIES or Strongest picks "
+    "a side. AWOM and AWOR are the measures of the SHiRA paper (arXiv 2406.13175): what is left "
+    "when one change is applied after the other, A′B; a low AWOM and a high AWOR mean little "
+    "multiplicative interference. Low numbers are no promise: adapters that are strictly "
+    "orthogonal can still mix their concepts (arXiv 2510.03262). Look at the pictures as well."
+)
+
+
+def empty() -> str:
+    """What stands in the place of the report before there is one."""
+    return (
+        '<div class="grid-empty empty"><strong>One adapter out of several</strong>'
+        "<span>Choose at least two, say what happens where they meet, and press Blend. You will "
+        "see how much they interfere, try the blend beside their plain sum, and keep it.</span>"
+        "</div>"
+    )
+
+
+def busy(measuring: Measuring | None) -> str:
+    """How far the measuring is."""
+    share = measuring.done / measuring.total if measuring and measuring.total else 0.0
+    words = "Reading the adapters…"
+    if measuring:
+        words = f"Measuring interference: weight {measuring.done} of {measuring.total}"
+    return (
+        '<div class="progress" role="status">'
+        f'<div class="bar"><i style="width:{share:.1%}"></i></div><span>{words}</span></div>'
+    )
+
+
+def outcome(adapter: Adapter, words: str, size: int, parts: Mapping[str, Adapter]) -> str:
+    """What came out: how it was made, how much it changes, how large its file is."""
+    before = sum(one.nnz for one in parts.values())
+    facts = [
+        ("How", words, "What was done to the adapters"),
+        (
+            "Entries",
+            f"{adapter.nnz:,} from {before:,}",
+            "Changed entries: the blend's, and those of all parts counted together",
+        ),
+        (
+            "Density",
+            f"{adapter.density * 100:.2f} %",
+            "Of the weights that it touches, the share that changes",
+        ),
+        ("File", size_words(size), "As it would lie in the library"),
+    ]
+    items = "".join(
+        f'<div title="{escape(why)}"><dt>{name}</dt><dd>{escape(value)}</dd></div>'
+        for name, value, why in facts
+    )
+    return f'<dl class="facts">{items}</dl>'
+
+
+def report(pairs: Sequence[Pair], titles: Mapping[str, str]) -> str:
+    """The interference of every pair as a table, with what it suggests."""
+    heads = "".join(f'<th scope="col" title="{escape(why)}">{name}</th>' for name, why in _HEADS)
+    rows = "".join(_pair_row(pair, titles) for pair in pairs)
+    return (
+        '<div class="cells-scroll"><table class="report">'
+        f'<thead><tr><th scope="col">Pair</th>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        f'<details class="help"><summary>What the numbers mean</summary><p>{escape(_MEANING)}</p>'
+        "</details>"
+    )
+
+
+def _pair_row(pair: Pair, titles: Mapping[str, str]) -> str:
+    name = pair_words(pair, titles)
+    values = (
+        f"{pair.overlap * 100:.1f} %",
+        f"{pair.chance * 100:.1f} %",
+        f"{pair.opposed * 100:.0f} %" if pair.shared else "–",
+        f"{pair.awom:.3g} ({pair.relative_awom * 100:.1f} %)",
+        f"{pair.awor:.3f}",
+    )
+    cells = "".join(f"<td>{value}</td>" for value in values)
+    return (
+        f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
+        f'<tr class="verdict"><td colspan="{len(values) + 1}">{escape(pair.verdict)}</td></tr>'
+    )
+
+
+def pair_words(pair: Pair, titles: Mapping[str, str]) -> str:
+    """What people call a pair."""
+    return f"{titles[pair.a]} and {titles[pair.b]}"
+
+
+def heat_map(shown: HeatMap, measure: str) -> str:
+    """The map as a table whose cells are tinted by value, from the lowest to the highest."""
+    heads = "".join(f'<th scope="col">{escape(column)}</th>' for column in shown.columns)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(title)}</th>'
+        + "".join(
+            _heat_cell(value, shown, f"{title}, {column}: {measure}")
+            for column, value in zip(shown.columns, values, strict=True)
+        )
+        + "</tr>"
+        for title, values in zip(shown.rows, shown.values, strict=True)
+    )
+    low, high = _number(shown.lowest, measure), _number(shown.highest, measure)
+    return (
+        f'<div class="cells-scroll"><table class="heat"><thead><tr><td></td>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        f'<p class="heat-scale"><span>{low}</span><i></i><span>{high}</span>'
+        f"<span>{measure} by block of the network (across) and kind of layer (down)</span></p>"
+    )
+
+
+def _heat_cell(value: float | None, shown: HeatMap, name: str) -> str:
+    if value is None:
+        return "<td></td>"
+    measure = name.rpartition(": ")[2]
+    spread = shown.highest - shown.lowest
+    share = (value - shown.lowest) / spread if spread else 0.0
+    words = _number(value, measure)
+    return f'<td style="--heat:{share:.3f}" title="{escape(name)} {words}">{words}</td>'
+
+
+def _number(value: float, measure: str) -> str:
+    if measure in ("Overlap", "Opposed"):
+        return f"{value * 100:.1f} %"
+    return f"{value:.3g}"
+
+
+def kept(title: str, name: str) -> str:
+    """That a blend is in the library now."""
+    return (
+        f'<p class="help">Saved as <strong>{escape(title)}</strong> (folder {escape(name)}): it is '
+        "in the Library, and in the rack of Generate after Rescan.</p>"
+    )

@@ -1,0 +1,30 @@
+"""Which adapters can be compared, and which two to begin with."""
+
+import re
+
+from studio.library import LORA, TWIN_ENDING, AdapterLibrary
+
+
+def adapter_choices(library: AdapterLibrary) -> list[tuple[str, str]]:
+    """Title and name of every adapter that can be compared, those with a LoRA twin first."""
+    usable = {entry.name for entry in library.usable}
+    alone = [entry for entry in library.usable if entry.info.method != LORA]
+    alone.sort(key=lambda entry: entry.name + TWIN_ENDING not in usable)
+    return [(entry.title, entry.name) for entry in alone]
+
+
+def proposed_pair(library: AdapterLibrary) -> tuple[str | None, str | None]:
+    """Names for A and B to begin with: a style and a concept where there are both.
+
+    A style is told by the word "style" in its trigger words; having a LoRA twin counts for more.
+    """
+    names = [name for _, name in adapter_choices(library)]
+    entries = {entry.name: entry for entry in library.usable}
+
+    def is_style(name: str) -> bool:
+        return any(re.search(r"\bstyle\b", word) for word in entries[name].info.trigger_words)
+
+    def drawbacks(name: str) -> tuple[bool, bool]:
+        return name + TWIN_ENDING not in entries, is_style(name) == is_style(names[0])
+
+    return next(iter(names), None), min(names[1:], key=drawbacks, default=None)

@@ -1,0 +1,120 @@
+"""The Library tab in a real browser: find, import, edit, download, delete and undo."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from studio_toys import HOSTILE, make_adapter, make_library
+from test_browser_studio import browser, opened, overflow, served  # noqa: F401 a fixture
+from test_browser_train import go_to
+
+from shira_diffusion import Adapter, AdapterInfo
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def place(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("library")
+    make_library(toy_base, folder / "adapters")
+    info = AdapterInfo(name="x", title=HOSTILE, trigger_words=("sks",), tags=(HOSTILE,))
+    made = make_adapter(toy_base, folder / "out" / "gift", seed=5, info=info)
+    (made / "adapter.safetensors").rename(folder / "gift.safetensors")
+    (folder / "bad.safetensors").write_bytes(b"\x80\x04\x95pickle")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(browser: Browser, toy_base: Path, place: Path) -> Iterator[str]:  # noqa: F811
+    with served(place, base=toy_base, adapters=place / "adapters", threads=1) as address:
+        yield address
+
+
+@pytest.fixture
+def page(
+    browser: Browser,  # noqa: F811
+    address: str,
+    request: pytest.FixtureRequest,
+) -> Iterator[Page]:
+    with opened(browser, address, width=getattr(request, "param", 1280)) as page:
+        go_to(page, "Library")
+        page.locator(".shelf-card").first.wait_for()
+        yield page
+
+
+def field(page: Page, name: str) -> str:
+    return page.locator(f"#library-{name}").locator("input, textarea").input_value()
+
+
+def write(page: Page, name: str, text: str) -> None:
+    page.locator(f"#library-{name}").locator("input, textarea").fill(text)
+
+
+def test_search_and_filters(page: Page) -> None:
+    cards = page.locator(".shelf-card")
+    expect(cards).to_have_count(7)
+    page.locator(".shelf-search").fill("INK style")
+    expect(cards).to_have_count(2)
+    page.get_by_label("Method", exact=True).select_option("LoRA")
+    expect(cards).to_have_count(1)
+    expect(cards).to_have_attribute("data-name", "ink-lora")
+    page.locator(".shelf-search").fill("nothing like it")
+    expect(page.locator(".shelf-count")).to_have_text("Nothing fits this search.")
+    page.locator(".shelf-search").fill("")
+    page.get_by_label("Kind", exact=True).select_option("concept")
+    expect(cards).to_have_attribute("data-name", "robot-lora")
+
+
+def test_import_edit_download_delete_undo(page: Page, place: Path) -> None:
+    files = [place / "gift.safetensors", place / "bad.safetensors"]
+    page.locator("#library-import").wait_for()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#library-import").click()
+    chooser.value.set_files(files)
+    page.get_by_text("bad.safetensors was not imported").wait_for()
+    expect(page.locator(".leaf-head h3")).to_have_text(HOSTILE)
+    expect(page.locator(".shelf-card[data-name=gift]")).to_be_visible()
+    expect(page.locator(".shelf-tags .chip")).to_have_text(f"#{HOSTILE}")
+
+    page.get_by_text("Edit", exact=True).click()
+    page.wait_for_timeout(700)
+    assert field(page, "triggers") == "sks"
+    write(page, "title", "Gift of <b>ink</b>")
+    write(page, "triggers", "bold ink, thin ink")
+    write(page, "tags", "style")
+    page.locator("#library-save").click()
+    expect(page.locator(".leaf-head h3")).to_have_text("Gift of <b>ink</b>")
+    saved = place / "adapters" / "gift-of-b-ink-b" / "adapter.safetensors"
+    assert Adapter.load(saved).info.trigger_words == ("bold ink", "thin ink")
+
+    with page.expect_download() as download:
+        page.locator("#library-download").click()
+    assert download.value.suggested_filename == "gift-of-b-ink-b.safetensors"
+    assert Path(download.value.path()).read_bytes() == saved.read_bytes()
+
+    page.locator("#library-delete").click()
+    page.get_by_text("was deleted").wait_for()
+    expect(page.locator(".shelf-card[data-name=gift-of-b-ink-b]")).to_have_count(0)
+    page.reload()
+    page.locator(".rack-card").first.wait_for()
+    go_to(page, "Library")
+    page.locator(".shelf-bin summary").click()
+    page.get_by_text("Bring back").click()
+    expect(page.locator(".leaf-head h3")).to_have_text("Gift of <b>ink</b>")
+    assert saved.is_file()
+
+
+@pytest.mark.parametrize("page", [390], indirect=True)
+def test_a_phone_wide_window_and_the_keyboard_alone_will_do(page: Page) -> None:
+    assert overflow(page) <= 0
+    page.locator(".shelf-search").focus()
+    card = page.locator(".shelf-card[data-name=lonely]")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if card.evaluate("node => node === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator(".leaf-head h3")).to_have_text("lonely")
+    expect(page.locator(".leaf-head h3")).to_be_in_viewport()
+    assert overflow(page) <= 0

@@ -1,0 +1,256 @@
+"""Blends: made as the library fuses, measured pair by pair, tried as drafts, kept as adapters."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from studio_toys import make_studio, recipe
+
+from shira_diffusion import Adapter, AdapterInfo, SparseDelta, fuse, metrics
+from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
+from studio.blends import blend as blends
+from studio.blends import trial
+from studio.blends.blend import Blend, Meeting, Thinning, blended, load_parts
+from studio.blends.drafts import KEPT, Drafts
+from studio.blends.heatmap import MEASURES, block_of, heat_map, layer_of
+from studio.blends.interference import Measuring, Pair, measured
+from studio.grids.grid import fill
+from studio.library import AdapterLibrary
+from studio.service import Studio
+
+PARTS = {"ink": 1.0, "robot": 0.5}
+MARKUP = "<b>|bold|</b>"
+
+
+@pytest.fixture(scope="module")
+def studio(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    studio = make_studio(toy_base, tmp_path_factory.mktemp("blend"))
+    yield studio
+    studio.close()
+
+
+@pytest.fixture(scope="module")
+def adapters(studio: Studio) -> dict[str, Adapter]:
+    return load_parts(studio.library, Blend(PARTS))
+
+
+def require_equal(made: Adapter, expected: Adapter) -> None:
+    """The same change, once `expected` is rounded to fp16."""
+    assert made.deltas.keys() == expected.deltas.keys()
+    for name, delta in expected.deltas.items():
+        assert torch.equal(made.deltas[name].to_dense(), delta.to_dense().half()), name
+        assert bool((made.deltas[name].values != 0).any())
+
+
+def test_each_method_is_the_librarys(adapters: dict[str, Adapter]) -> None:
+    parts = [(adapters["ink"], 1.0), (adapters["robot"], 0.5)]
+    pruned = [(fuse.prune(adapter, 0.3), strength) for adapter, strength in parts]
+    generator = torch.Generator().manual_seed(5)
+    dropped = [(fuse.dare(adapter, 0.7, generator), strength) for adapter, strength in parts]
+    largest, random = Thinning.LARGEST, Thinning.DARE
+    for given, expected in [
+        (Blend(PARTS), fuse.weighted_sum(parts, name="x")),
+        (Blend(PARTS, Meeting.MEAN), fuse.mean(parts, name="x")),
+        (Blend(PARTS, Meeting.STRONGEST), fuse.strongest(parts, name="x")),
+        (Blend(PARTS, Meeting.TIES, largest, keep=0.3), fuse.ties(parts, keep=0.3, name="x")),
+        (Blend(PARTS, thinning=largest, keep=0.3), fuse.weighted_sum(pruned, name="x")),
+        (Blend(PARTS, Meeting.TIES, random, keep=0.3, seed=5),
+         fuse.ties(dropped, keep=1.0, name="x")),
+        (Blend(PARTS, result_keep=0.2), fuse.prune(fuse.weighted_sum(parts, name="x"), 0.2)),
+    ]:  # fmt: skip
+        made = blended(given, adapters, name="x")
+        require_equal(made, expected)
+        assert made.info.trigger_words == ("ink style", "sks robot")
+        assert made.info.training["blend"] == given.words
+        assert "ink x 1, robot x 0.5" in made.info.training["fused"]
+        assert "blend" in made.info.tags
+
+
+def test_the_order_of_the_parts_does_not_matter(adapters: dict[str, Adapter]) -> None:
+    turned = Blend(dict(reversed(PARTS.items())), thinning=Thinning.DARE, keep=0.5)
+    straight = Blend(PARTS, thinning=Thinning.DARE, keep=0.5)
+    require_equal(blended(turned, adapters, name="x"), blended(straight, adapters, name="x"))
+
+
+def test_large_values_stay_fp32() -> None:
+    big = Adapter(
+        {"unet.w": SparseDelta.from_dense(torch.tensor([[6e4, 0.0]]))}, AdapterInfo("big")
+    )
+    made = blended(Blend({"a": 1.0, "b": 1.0}), {"a": big, "b": big}, name="x")
+    assert made.deltas["unet.w"].values.tolist() == [120000.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"parts": {"ink": 1.0}}, "2 to 6"),
+        ({"parts": dict.fromkeys("abcdefg", 1.0)}, "2 to 6"),
+        ({"parts": {"ink": 3.0, "robot": float("nan")}}, "'ink'.*'robot'"),
+        ({"parts": PARTS, "keep": 0.0}, "of each"),
+        ({"parts": PARTS, "result_keep": 1.1}, "of the result"),
+        ({"parts": PARTS, "seed": -1}, "seed"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        Blend(**settings)
+
+
+def test_what_is_too_large_is_told_with_the_remedy(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blends, "MAX_ENTRIES", 10)
+    with pytest.raises(SettingError, match=r"ink-lora: a LoRA changes every entry.*twin"):
+        load_parts(studio.library, Blend({"ink-lora": 1.0, "robot": 1.0}))
+    with pytest.raises(SettingError, match="Blend fewer"):
+        load_parts(studio.library, Blend(PARTS))
+
+
+def test_pairs_have_the_measures_of_the_library(studio: Studio) -> None:
+    three = load_parts(studio.library, Blend({**PARTS, "lonely": 1.0}))
+    items = list(measured(three))
+    pairs = [item for item in items if isinstance(item, Pair)]
+    assert [(pair.a, pair.b) for pair in pairs] == [
+        ("ink", "robot"), ("ink", "lonely"), ("robot", "lonely"),
+    ]  # fmt: skip
+    steps = [item for item in items if isinstance(item, Measuring)]
+    assert steps[-1].done == steps[-1].total == len(steps) == 3 * len(three["ink"].deltas)
+    for pair in pairs:
+        a, b = three[pair.a], three[pair.b]
+        assert pair.overlap == pytest.approx(metrics.overlap(a, b))
+        assert pair.awom == pytest.approx(metrics.awom(a, b))
+        assert pair.awor == pytest.approx(metrics.awor(a, b))
+        # Random masks meet about as often as chance has it, and half of the time in opposition.
+        assert pair.overlap == pytest.approx(pair.chance, rel=0.2)
+        assert pair.opposed == pytest.approx(0.5, abs=0.1)
+        assert 0 < pair.relative_awom < 1
+
+
+def test_verdicts_follow_the_numbers() -> None:
+    def pair(shared: int, opposed: int) -> Pair:
+        met = metrics.Meeting("unet.w", shared, opposed, 100, awom=1.0, awor=0.5, bound=2.0)
+        return Pair("a", "b", (met,), 100, 0.0)
+
+    assert "share no entry" in pair(0, 0).verdict
+    assert "hardly meet" in pair(9, 9).verdict
+    assert "pull apart" in pair(50, 40).verdict
+    assert "mostly agree" in pair(50, 5).verdict
+
+
+@pytest.mark.parametrize(
+    ("weight", "block", "layer"),
+    [
+        ("unet.down_blocks.1.attentions.0.transformer_blocks.3.attn1.to_q.weight",
+         "down 1.0", "self q"),
+        ("unet.up_blocks.0.attentions.2.transformer_blocks.0.attn2.to_out.0.weight",
+         "up 0.2", "cross out"),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.ff.net.2.weight",
+         "mid", "feed-forward"),
+        ("unet.down_blocks.0.resnets.1.conv1.weight", "down 0.1", "convolution"),
+        ("unet.conv_in.weight", "other", "convolution"),
+        ("text_encoder_2.text_model.encoder.layers.11.self_attn.v_proj.weight",
+         "text 2 · 11", "self v"),
+        ("text_encoder.text_model.encoder.layers.0.mlp.fc1.weight", "text 1 · 0", "feed-forward"),
+        ("something", "other", "other"),
+    ],
+)  # fmt: skip
+def test_weights_find_their_place_in_the_map(weight: str, block: str, layer: str) -> None:
+    assert (block_of(weight), layer_of(weight)) == (block, layer)
+
+
+def test_the_map_gathers_weights_by_block_and_layer() -> None:
+    def meeting(weight: str, shared: int, opposed: int = 0) -> metrics.Meeting:
+        return metrics.Meeting(weight, shared, opposed, 10, awom=float(shared), awor=0.5, bound=1.0)
+
+    stem = "unet.{}.attentions.0.transformer_blocks.{}.attn1.to_{}.weight"
+    met = [
+        meeting(stem.format("up_blocks.0", 0, "k"), 4),
+        meeting(stem.format("down_blocks.10", 0, "k"), 1),
+        meeting(stem.format("down_blocks.2", 0, "q"), 2, 1),
+        meeting(stem.format("down_blocks.2", 1, "q"), 6, 3),
+    ]
+    shown = heat_map(met, "Overlap")
+    assert shown.rows == ("self q", "self k")
+    assert shown.columns == ("down 2.0", "down 10.0", "up 0.0")
+    assert shown.values == ((0.4, None, None), (None, 0.1, 0.4))
+    assert (shown.lowest, shown.highest) == (0.1, 0.4)
+    assert heat_map(met, "Opposed").values[0][0] == 0.5
+    assert heat_map(met, "AWOM").values[0][0] == 4.0
+    assert all(heat_map([], name).values == () for name in MEASURES)
+
+
+def test_a_trial_draws_base_sum_and_blend(studio: Studio, adapters: dict[str, Adapter]) -> None:
+    draft = studio.drafts.keep(blended(Blend(PARTS, Meeting.MEAN), adapters, name="blend"))
+    plan = trial.plan(studio.library, recipe(), PARTS, draft.name, seeds=2)
+    assert plan.rows == ("Seed 7", "Seed 8")
+    name = studio.grids.begin(plan, studio.library)
+    grid = fill(studio.engine, studio.grids.open(name), report=lambda _: None)
+    base, plain_sum, made = (Image.open(cell.picture).tobytes() for cell in grid.cells[:3])
+    assert base == studio.engine.generate(recipe()).image.tobytes()
+    assert plain_sum == studio.engine.generate(recipe(mix=PARTS)).image.tobytes()
+    assert made not in (base, plain_sum)
+
+
+def test_a_sum_at_strength_one_draws_what_the_mix_draws(
+    studio: Studio, adapters: dict[str, Adapter]
+) -> None:
+    exact = dataclasses.replace(fuse.weighted_sum([(adapters["ink"], 1.0)], name="x"))
+    draft = studio.drafts.keep(exact)
+    alone = studio.engine.generate(recipe(mix={"ink": 1.0})).image.tobytes()
+    assert studio.engine.generate(recipe(mix={draft.name: 1.0})).image.tobytes() == alone
+
+
+def test_drafts_are_listed_nowhere_and_outlive_a_restart(
+    studio: Studio, adapters: dict[str, Adapter], tmp_path: Path
+) -> None:
+    drafts = Drafts(tmp_path, studio.library)
+    made = [drafts.keep(adapters["ink"]) for _ in range(KEPT + 2)]
+    assert len(list(tmp_path.iterdir())) == KEPT
+    assert not any(entry.name.startswith("blend/") for entry in studio.library.rescan())
+    with pytest.raises(SettingError, match="press Blend again"):
+        drafts.find(made[0].name)
+    again = AdapterLibrary(studio.library.folder)
+    with pytest.raises(UnknownAdapterError):
+        again.find(made[-1].name)
+    assert Drafts(tmp_path, again).find(made[-1].name).entry.info.name == "ink"
+
+
+@pytest.mark.parametrize("name", ["", "blend/", "blend/..", "../ink", "blend/../../ink", "ink"])
+def test_a_draft_is_found_by_its_id_alone(studio: Studio, name: str) -> None:
+    with pytest.raises(SettingError, match="press Blend again"):
+        studio.drafts.find(name)
+
+
+def test_a_kept_blend_is_an_adapter_with_its_history(
+    studio: Studio, adapters: dict[str, Adapter], tmp_path: Path
+) -> None:
+    made = blended(Blend(PARTS, Meeting.TIES), adapters, name="blend")
+    draft = studio.drafts.keep(made)
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (900, 900), "teal").save(picture)
+    name = studio.drafts.publish(draft, f"My {MARKUP} blend", "ink style,  robot ", picture)
+    entry = studio.library.find(name)
+    assert (entry.title, entry.info.trigger_words) == (f"My {MARKUP} blend", ("ink style", "robot"))
+    assert entry.info.training["fused"] == "TIES 1 of ink x 1, robot x 0.5"
+    assert entry.folder.parent == studio.library.folder
+    require_equal(studio.library.load(entry), made)
+    with Image.open(entry.thumbnail) as thumbnail:
+        assert max(thumbnail.size) <= 512
+    assert "TIES 1 of ink x 1, robot x 0.5" in entry.card()
+    assert studio.drafts.publish(draft, f"My {MARKUP} blend", "", None) == f"{name}-2"
+    assert not studio.library.find(f"{name}-2").thumbnail.exists()
+    with pytest.raises(SettingError, match="title is empty"):
+        studio.drafts.publish(draft, " \t", "", None)
+    assert not list(studio.library.folder.glob(".*partial*"))
+
+
+def test_adapters_of_other_models_are_told_apart(adapters: dict[str, Adapter]) -> None:
+    other = Adapter(
+        {name: SparseDelta.from_dense(torch.ones(3, 3)) for name in adapters["ink"].deltas},
+        AdapterInfo("other"),
+    )
+    with pytest.raises(ShiraError, match="different"):
+        blended(Blend({"ink": 1.0, "other": 1.0}), {**adapters, "other": other}, name="x")
