@@ -5,7 +5,6 @@ mask. Only linear layers are known to it.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +12,12 @@ from peft import ShiraConfig, inject_adapter_in_model
 from peft.tuners.shira import ShiraLayer
 from torch import Tensor, nn
 
-from shira_diffusion import AdapterInfo, SparseDelta
+from shira_diffusion import SparseDelta
 from shira_diffusion.delta import index_dtype
 from shira_diffusion.pipeline import target_weights
 from training.config import Config
 from training.methods import Gradients
 from training.methods.ranks import lora_count, matching_rank
-from training.methods.shira import save_deltas
 
 _ADAPTER = "default"
 
@@ -58,11 +56,9 @@ class PeftShira:
             for name, layer in self._layers.items():
                 layer.shira_weight[_ADAPTER].copy_(state[name])
 
-    def save(self, path: Path, info: AdapterInfo) -> None:
-        """Write the exact change as a native file, values in fp16."""
-        save_deltas(
-            {f"{name}.weight": _delta(one) for name, one in self._layers.items()}, path, info
-        )
+    def content(self) -> dict[str, SparseDelta]:
+        """Return the exact change of each weight."""
+        return {f"{name}.weight": _delta(one) for name, one in self._layers.items()}
 
     def facts(self) -> dict[str, str]:
         """Return how many values are trained."""

@@ -15,6 +15,8 @@ _KINDS = {
 }
 SPARSE = frozenset({"shira", "shira-dora"})
 FILE = "adapter.safetensors"
+EMBEDDINGS = "embeddings.safetensors"
+"""Beside the adapter: those of a word that it taught the text encoders."""
 
 
 def write_card(
@@ -77,6 +79,30 @@ def _use(info: AdapterInfo, hub_id: str) -> str:
 
 
 def _snippet(info: AdapterInfo, hub_id: str) -> list[str]:
+    return [*_new_word(info, hub_id), *_loading(info, hub_id)]
+
+
+def _new_word(info: AdapterInfo, hub_id: str) -> list[str]:
+    """The lines that teach the text encoders a word whose embeddings lie beside the adapter."""
+    word = info.training.get("new_token", "")
+    if not word:
+        return []
+    file = f'"adapters/{info.name}/{EMBEDDINGS}"'
+    lines = ["from safetensors.torch import load_file"]
+    if hub_id:
+        lines.append("from huggingface_hub import hf_hub_download")
+        file = f'hf_hub_download("{hub_id}", "{EMBEDDINGS}")'
+    return [
+        *lines,
+        f"words = load_file({file})",
+        f'pipe.load_textual_inversion(words["clip_l"], token="{word}",',
+        "    text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)",
+        f'pipe.load_textual_inversion(words["clip_g"], token="{word}",',
+        "    text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)",
+    ]
+
+
+def _loading(info: AdapterInfo, hub_id: str) -> list[str]:
     if info.method not in SPARSE:
         where = f'"{hub_id}", weight_name="{FILE}"' if hub_id else f'"{_local(info)}"'
         return [f"pipe.load_lora_weights({where})"]

@@ -38,6 +38,9 @@ class Package:
     def write(self, folder: Path) -> None:
         """Lay it out in `folder` as the repository has it."""
         shutil.copyfile(self.file, folder / cards.FILE)
+        words = self.file.with_name(cards.EMBEDDINGS)
+        if words.is_file():
+            shutil.copyfile(words, folder / cards.EMBEDDINGS)
         (folder / "README.md").write_text(self.card, encoding="utf-8")
         if self.thumbnail is not None:
             (folder / "thumbnail.png").write_bytes(self.thumbnail)

@@ -102,7 +102,7 @@ ARROWS = {
     "training": {"shira_diffusion"},
     "evaluation": {"shira_diffusion", "training", "emoji_xl"},
     "studio": {"shira_diffusion", "emoji_xl"},
-    "benchmarks": {"shira_diffusion"},
+    "benchmarks": {"shira_diffusion", "training"},
     "app.py": {"shira_diffusion", "studio"},
 }
 

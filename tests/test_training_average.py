@@ -14,6 +14,7 @@ from training import methods
 from training.config import METHODS
 from training.errors import ConfigError
 from training.loop import Loop
+from training.methods.content import write
 from training.objective import Objective
 from training.settings import load_config
 
@@ -74,9 +75,13 @@ def test_the_average_is_exported_and_changes_no_step(toy_base: Path, tmp_path: P
     losses = [[result.loss for result in loop.run()] for loop in (with_average, without)]
     assert losses[0] == losses[1]
     with without.averaged():
-        without._method.save(tmp_path / "raw.safetensors", AdapterInfo("x"))
+        write({"unet": without._method.content()}, tmp_path / "raw.safetensors", AdapterInfo("x"))
     with with_average.averaged():
-        with_average._method.save(tmp_path / "average.safetensors", AdapterInfo("x"))
+        write(
+            {"unet": with_average._method.content()},
+            tmp_path / "average.safetensors",
+            AdapterInfo("x"),
+        )
         (shown,) = values(with_average)
     (raw,) = values(with_average)
     pairs = [Adapter.load(tmp_path / f"{name}.safetensors").deltas for name in ("average", "raw")]

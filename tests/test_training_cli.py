@@ -1,23 +1,29 @@
 """Whole runs through the command line, on the toy base: what comes out, and what is refused."""
 
+import base64
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from huggingface_hub import constants
 from PIL import Image
 
 from shira_diffusion import Adapter, AdapterSwitcher
+from shira_diffusion.formats import container
 from training.__main__ import main
 from training.config import METHODS, SPARSE
 from training.export import Destination
-from training.objective import Objective
+from training.loop import Loop
 from training.sampling import Sampler
 from training.session import Session
 
@@ -102,8 +108,12 @@ def test_run_yields_an_adapter_that_changes_pictures(
     assert "## Data\nDrawn by Ada, CC0.\n" in card
     assert "| prior_images | 2 |" in card
     assert str(tmp_path) not in card
-    with Image.open(folder / "thumbnail.png") as thumbnail:
-        assert thumbnail.size == (32, 32)
+    stated = container.read(folder / "adapter.safetensors").metadata
+    kind, _, text = stated["modelspec.thumbnail"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    for source in (folder / "thumbnail.png", io.BytesIO(base64.b64decode(text))):
+        with Image.open(source) as thumbnail:
+            assert thumbnail.size == (32, 32)
 
     run = tmp_path / "runs" / "ink"
     kinds = [event["event"] for event in events(run)]
@@ -126,6 +136,12 @@ def test_lora_run_gets_its_own_folder_and_fits_plain_diffusers(
     assert train(method="lora", run=tmp_path / "lora-run") == 0
     file = tmp_path / "adapters" / "ink-lora" / "adapter.safetensors"
     assert Adapter.load(file).info.method == "lora"
+    stored = container.read(file)
+    assert {name.partition("_down_")[0] for name in stored.tensors} >= {"lora_unet"}
+    kinds = {name.partition(".")[2] for name in stored.tensors}
+    assert kinds == {"lora_down.weight", "lora_up.weight", "alpha"}
+    assert stored.metadata["ss_base_model_version"].startswith("sdxl_")
+    assert stored.metadata["ss_output_name"] == "ink-lora"
     toy_pipe.load_lora_weights(file)
     assert toy_pipe.get_list_adapters()
     assert "load_lora_weights" in (file.parent / "card.md").read_text()
@@ -153,14 +169,20 @@ def test_stopped_and_resumed_run_gives_the_same_adapter(
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_half_precision_base_trains_fp32_values(train: Train, tmp_path: Path, method: str) -> None:
-    changes = {"precision": "bf16", "method": method, "rank": 4, "sample_every": 1}
+@pytest.mark.parametrize(
+    ("method", "precision"), [*((method, "bf16") for method in METHODS), ("shira", "fp16")]
+)
+def test_half_precision_base_trains_fp32_values(
+    train: Train, tmp_path: Path, method: str, precision: str
+) -> None:
+    changes = {"precision": precision, "method": method, "rank": 4, "sample_every": 1}
     assert train("--stop-after", "2", **changes) == 0
     run = tmp_path / "runs" / "ink"
     assert "warning" not in [event["event"] for event in events(run)]
     file = run / "checkpoints" / "step-000002" / "state.pt"
-    stored = torch.load(file, weights_only=True)["method"]
+    state = torch.load(file, weights_only=True)
+    assert bool(state["scaler"]) == (precision == "fp16")
+    stored = state["method"]["unet"]
     values = {
         "shira": lambda: [stored["tuner"]["values"]],
         "shira-dora": lambda: stored["values"],
@@ -169,7 +191,7 @@ def test_half_precision_base_trains_fp32_values(train: Train, tmp_path: Path, me
     assert train("--resume", **changes) == 0
     name = "ink" if method == "shira" else f"ink-{method}"
     folder = tmp_path / "adapters" / name
-    assert (folder / "adapter.safetensors").is_file()
+    assert sorted(files(folder)) == ["adapter.safetensors", "card.md", "thumbnail.png"]
     assert ("load_lora_weights" in (folder / "card.md").read_text()) == (method not in SPARSE)
 
 
@@ -184,6 +206,27 @@ def test_gradient_checkpointing_changes_no_result(train: Train, tmp_path: Path) 
     for name, delta in found[0].deltas.items():
         assert torch.equal(delta.indices, found[1].deltas[name].indices)
         torch.testing.assert_close(delta.values, found[1].deltas[name].values)
+
+
+def test_compiled_blocks_train_the_same(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real backend takes minutes on a CPU; what differs between them is not ours.
+    compile_blocks = partialmethod(
+        UNet2DConditionModel.compile_repeated_blocks, backend="aot_eager"
+    )
+    changes = {"prior_weight": 0, "gradient_checkpointing": "true", "steps": 2, "sample_steps": 1}
+    assert train(**changes) == 0
+    monkeypatch.setattr(UNet2DConditionModel, "compile_repeated_blocks", compile_blocks)
+    other = {"run": tmp_path / "compiled", "adapters_dir": tmp_path / "compiled-adapters"}
+    assert train(compile="true", **changes, **other) == 0
+    torch.compiler.reset()
+    one, two = (
+        Adapter.load(tmp_path / name / "ink" / "adapter.safetensors")
+        for name in ("adapters", "compiled-adapters")
+    )
+    for name, delta in one.deltas.items():
+        torch.testing.assert_close(delta.values, two.deltas[name].values, rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -291,14 +334,30 @@ def test_running_out_of_memory_names_the_settings_to_change(
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(Objective, "loss", fail)
-    assert train() == 2
-    expected = (
-        "The device ran out of memory. Set batch=1 accumulation=2, or gradient_checkpointing=true, "
-        "or a lower resolution."
+    monkeypatch.setattr(Loop, "_accumulate", fail)
+    assert train(resolution=64) == 2
+    message = capsys.readouterr().err.strip()
+    pattern = (
+        r"The device ran out of memory \(a step needs about (\d+) MiB\)\. Set batch=1 "
+        r"accumulation=2 \(about (\d+) MiB\), or gradient_checkpointing=true \(about (\d+) MiB\), "
+        r"or a lower resolution\."
     )
-    assert capsys.readouterr().err.strip() == expected
-    assert events(tmp_path / "runs" / "ink")[-1]["message"] == expected
+    match = re.fullmatch(pattern, message)
+    assert match is not None, message
+    now, *less = map(int, match.groups())
+    assert all(0 < one <= now for one in less)
+    assert events(tmp_path / "runs" / "ink")[-1]["message"] == message
+
+
+def test_an_upload_that_fails_is_a_warning(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert train(hub_repo="ada/ink", steps=1) == 0
+    assert (tmp_path / "adapters" / "ink" / "adapter.safetensors").is_file()
+    (warning,) = (e for e in events(tmp_path / "runs" / "ink") if e["event"] == "warning")
+    assert "the hub cannot be reached" in warning["message"]
+    assert f"shira push {tmp_path / 'adapters' / 'ink'} ada/ink" in warning["message"]
 
 
 def test_failing_export_leaves_no_half_adapter_and_can_be_resumed(

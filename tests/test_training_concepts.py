@@ -11,9 +11,10 @@ from PIL import Image
 from shira_diffusion import Adapter
 from training.__main__ import main
 from training.concepts import read_data
-from training.config import Concept, differences, to_json
+from training.config import Concept
 from training.errors import ConfigError, DataError
 from training.settings import load_config
+from training.written import differences, to_json
 
 # The toy's layers are too small to share between cores: on busy ones that costs minutes.
 torch.set_num_threads(1)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from training.config import METHODS, Config, describe_settings, differences, to_json
+from training.config import CONCEPT_FIELDS, FIELDS, METHODS, Config
 from training.errors import ConfigError
 from training.settings import PRESETS, load_config
+from training.written import describe_settings, differences, to_json
 
 
 def preset(folder: Path, text: str) -> Path:
@@ -159,3 +160,10 @@ def test_shira_dora_asks_for_its_rank_and_bears_no_decay(tmp_path: Path) -> None
         load_config(path)
     assert "rank must be a number with shira-dora" in str(caught.value)
     assert "weight_decay must be 0 with shira-dora" in str(caught.value)
+
+
+def test_the_guide_names_every_setting_and_preset() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    presets = [path.stem for path in PRESETS.glob("*.toml")]
+    missing = [word for word in (*FIELDS, *CONCEPT_FIELDS, *presets) if f"`{word}`" not in guide]
+    assert not missing

@@ -169,7 +169,7 @@ def plan(pipe: StableDiffusionXLPipeline, count: int, method: str = "shira") -> 
     config = Config(data="x", name="x", method=method, density=0.2, rank=4)
     made = methods.create(config, pipe.unet, lambda _: {}, None)
     try:
-        return footprint(pipe, made, Objective.of(pipe, CPU), count=count, size=(32, 32))
+        return footprint(pipe, made, Objective.of(pipe, CPU), config, count=count, size=(32, 32))
     finally:
         made.close()
 

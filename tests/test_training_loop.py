@@ -20,6 +20,7 @@ from training.config import METHODS, SPARSE, Config
 from training.errors import TrainingError
 from training.loop import Loop, StepResult
 from training.methods import Method
+from training.methods.content import write
 from training.objective import Objective
 
 # The toy's layers are too small to share between cores: on busy ones that costs minutes.
@@ -146,7 +147,7 @@ def test_what_other_adapters_have_is_avoided(
             assert seen.setdefault(name, set()).isdisjoint(indices.tolist())
             seen[name].update(indices.tolist())
         paths.append(str(tmp_path / f"{number}.safetensors"))
-        method.save(Path(paths[-1]), AdapterInfo("x"))
+        write({"unet": method.content()}, Path(paths[-1]), AdapterInfo("x"))
         method.close()
     entries = sum(
         weight.numel() for weight in target_weights(toy_pipe.unet, ["attention"]).values()
@@ -185,7 +186,7 @@ def test_sparse_file_gives_the_trained_model(
     config = settings(method=method, density=0.2, rank=4)
     _, trainer = train(toy_pipe, config, make_batches(toy_pipe))
     trained = {name: weight.clone() for name, weight in toy_pipe.unet.named_parameters()}
-    trainer.save(tmp_path / "adapter.safetensors", info)
+    write({"unet": trainer.content()}, tmp_path / "adapter.safetensors", info)
     trainer.close()
     adapter = Adapter.load(tmp_path / "adapter.safetensors")
     assert adapter.density == pytest.approx(0.2, rel=0.05)

@@ -15,6 +15,7 @@ from shira_diffusion.formats import lora as lora_format
 from shira_diffusion.pipeline import target_weights
 from training import methods
 from training.loop import Loop
+from training.methods.content import write
 from training.methods.ranks import Count, dora_count, lora_count, matching_rank, symlora_count
 from training.methods.shira_dora import ShiraDora
 from training.methods.symlora import SymLora
@@ -78,7 +79,7 @@ def test_low_rank_file_is_the_trained_model_to_diffusers(
     live = latents(pipe)
     assert (live - base).abs().max() > 0.05
     path = tmp_path / "adapter.safetensors"
-    trained.save(path, info)
+    write({"unet": trained.content()}, path, info)
 
     plain = fresh(toy_base)
     plain.load_lora_weights(path)

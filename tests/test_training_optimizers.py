@@ -18,7 +18,7 @@ from training import methods
 from training.errors import ConfigError
 from training.loop import Loop
 from training.objective import Objective
-from training.optimizers import create_optimizer, create_schedule
+from training.optimizers import create_optimizer, create_schedule, state_bytes
 from training.settings import load_config
 
 # The toy's layers are too small to share between cores: on busy ones that costs minutes.
@@ -82,7 +82,9 @@ def test_forty_steps_equal_twenty_and_twenty_bit_for_bit(
 )
 def test_optimizer_is_the_librarys_own_with_the_settings(name: str, kind: type) -> None:
     values = [nn.Parameter(torch.ones(3))]
-    optimizer = create_optimizer(settings(optimizer=name, lr=0.5, weight_decay=0.25), values)
+    optimizer = create_optimizer(
+        settings(optimizer=name, lr=0.5, weight_decay=0.25), [{"params": values}]
+    )
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"], group["params"]) == (0.5, 0.25, values)
@@ -97,7 +99,7 @@ def test_eight_bit_adamw_is_the_one_of_bitsandbytes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "bitsandbytes", package)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", module)
     values = [nn.Parameter(torch.ones(3))]
-    assert type(create_optimizer(settings(optimizer="adamw8bit"), values)) is Stub
+    assert type(create_optimizer(settings(optimizer="adamw8bit"), [{"params": values}])) is Stub
 
 
 @pytest.mark.parametrize("cycles", [1, 3])
@@ -105,7 +107,7 @@ def test_cosine_restarts_as_often_as_asked(cycles: int) -> None:
     config = settings(
         schedule="cosine_with_restarts", schedule_cycles=cycles, steps=12, warmup=2, lr=0.5
     )
-    optimizer = create_optimizer(config, [nn.Parameter(torch.ones(3))])
+    optimizer = create_optimizer(config, [{"params": [nn.Parameter(torch.ones(3))]}])
     schedule = create_schedule(config, optimizer)
     for step in range(12):
         progress = (step - 2) / 10
@@ -141,3 +143,21 @@ def test_prodigy_asks_for_its_own_rate(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lr = 0\.001 .* set lr=1"):
         load_config(path)
     assert load_config(path, ["lr=1"]).lr == 1.0
+
+
+@pytest.mark.parametrize("name", ["adamw", "prodigy", "adafactor"])
+@pytest.mark.parametrize("shape", [(4096,), (64, 96)])
+def test_the_estimate_is_what_the_optimizer_keeps(name: str, shape: tuple[int, ...]) -> None:
+    value = nn.Parameter(torch.ones(shape))
+    optimizer = create_optimizer(settings(optimizer=name, lr=1.0), [{"params": [value]}])
+    value.grad = torch.full(shape, 0.5)
+    optimizer.step()
+    kept = [part for part in optimizer.state[value].values() if isinstance(part, torch.Tensor)]
+    # Step counters and the like are single numbers.
+    assert state_bytes(name, value) == sum(part.nbytes for part in kept if part.numel() > 1)
+
+
+def test_moments_of_8_bits_are_small() -> None:
+    large = torch.zeros(1 << 20)
+    assert state_bytes("adamw8bit", large) < 0.26 * state_bytes("adamw", large)
+    assert state_bytes("adamw8bit", torch.zeros(10)) == state_bytes("adamw", torch.zeros(10))

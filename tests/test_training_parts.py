@@ -78,7 +78,9 @@ def test_shares_of_several_processes_make_the_whole_batch(world: int) -> None:
     shares = [
         batches(6, 3).draw(2, Machine(CPU.device, CPU.dtype, rank, world)) for rank in range(world)
     ]
-    for name in vars(whole):
+    captions = tuple(caption for share in shares for caption in share.captions)
+    assert captions == whole.captions
+    for name in vars(whole).keys() - {"captions", "shares"}:
         joined = torch.cat([getattr(share, name) for share in shares])
         assert torch.equal(joined, getattr(whole, name)), name
 
@@ -170,6 +172,13 @@ def test_cache_serves_the_same_base_and_image_and_nothing_else(
             parameter.neg_()
     encode(Encoder(toy_pipe, cache), image)
     assert len(set(cache.folder.iterdir())) == 4
+    with torch.no_grad():
+        for parameter in toy_pipe.text_encoder.parameters():
+            parameter.neg_()
+    encode(Encoder(toy_pipe, cache), image)
+    assert len(set(cache.folder.iterdir())) == 5
+    encode(Encoder(toy_pipe, cache, texts=False), captioned(tmp_path, color="green"))
+    assert len(set(cache.folder.iterdir())) == 6, "no embeddings of encoders that train"
 
 
 def test_class_images_are_drawn_once_and_only_where_missing(
@@ -266,3 +275,25 @@ def test_torn_line_of_the_event_log_costs_no_other(tmp_path: Path) -> None:
         file.write(b'{"time": "2026", "event": "st\xc3')
     log.write("step", step=2)
     assert [row["step"] for row in log.find("step")] == [1, 2]
+
+
+def test_pictures_in_tiles_are_decoded_in_small_pieces(
+    toy_pipe: StableDiffusionXLPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[tuple[int, ...]] = []
+    toy_pipe.vae.decoder.register_forward_pre_hook(
+        lambda _, inputs: decoded.append(tuple(inputs[0].shape[-2:]))
+    )
+
+    def draw(*, tiled: bool) -> tuple[int, int]:
+        sampler = Sampler(toy_pipe, CPU, size=(32, 32), steps=2, guidance=3.0, tiled=tiled)
+        (picture,) = sampler.draw(["a castle"], [1])
+        return picture.size
+
+    monkeypatch.setattr("training.sampling.TILE", 16)
+    assert draw(tiled=True) == (32, 32)
+    assert len(decoded) > 3
+    assert max(map(max, decoded)) == 4
+    decoded.clear()
+    assert draw(tiled=False) == (32, 32), "the VAE is as it was"
+    assert decoded == [(8, 8)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_toys import settings
 
 from training import trackers
@@ -40,6 +41,10 @@ class Recorder:
         self.heard.append(("finish", self.kind))
 
 
+def refuse(text: str) -> None:
+    raise AssertionError(text)
+
+
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     notes: list[tuple[str, Any]] = []
@@ -50,7 +55,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
 def test_a_tracker_hears_settings_and_steps(heard: list[tuple[str, Any]], tmp_path: Path) -> None:
     config = settings(name="ink", trigger_words=("ink style",))
-    with tracking(["tensorboard"], config, tmp_path / "curves") as track:
+    with tracking(["tensorboard"], config, tmp_path / "curves", refuse) as track:
         track(StepResult(7, 0.5, 1e-3, 0.25))
     assert heard[0] == ("tensorboard", ("curves", tmp_path))
     assert heard[1] == ("start", "tensorboard")
@@ -67,12 +72,12 @@ def test_all_trackers_are_closed_when_the_training_fails(
 ) -> None:
     with (
         pytest.raises(RuntimeError, match="out of memory"),
-        tracking(list(TRACKERS), settings(), tmp_path / "curves"),
+        tracking(list(TRACKERS), settings(), tmp_path / "curves", refuse),
     ):
         raise RuntimeError("out of memory")
     assert [note for note in heard if note[0] == "finish"] == [
-        ("finish", "wandb"),
         ("finish", "tensorboard"),
+        ("finish", "wandb"),
     ]
 
 
@@ -86,3 +91,36 @@ def test_trackers_that_are_unknown_or_missing_are_named(
         load_config(path)
     assert "'wandb' needs a package that is not here: pip install wandb" in str(caught.value)
     assert "did you mean tensorboard?" in str(caught.value)
+
+
+def test_tensorboard_reads_the_curves(tmp_path: Path) -> None:
+    folder = tmp_path / "tensorboard"
+    with tracking(["tensorboard"], settings(name="ink"), folder, refuse) as track:
+        for step in (1, 2, 3):
+            track(StepResult(step, 1 / step, 1e-3, 0.25))
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "lr", "seconds"}
+    points = [(point.step, point.value) for point in events.Scalars("loss")]
+    assert points == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+@pytest.mark.parametrize("method", ["start", "store_init_configuration", "log", "finish"])
+def test_a_tracker_that_fails_is_a_warning_and_no_more(
+    heard: list[tuple[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fail(self: Recorder, *_: Any, **__: Any) -> None:
+        if self.kind == "wandb":
+            raise ConnectionError("no such host")
+        good(self, *_, **__)
+
+    good = getattr(Recorder, method)
+    monkeypatch.setattr(Recorder, method, fail)
+    warnings: list[str] = []
+    with tracking(["wandb", "tensorboard"], settings(), tmp_path, warnings.append) as track:
+        for step in (1, 2):
+            track(StepResult(step, 0.5, 1e-3, 0.25))
+    assert warnings == ["wandb draws no curves any more: no such host"]
+    steps = [note for kind, note in heard if kind == "step"]
+    # Both hear of both steps, but of a failed one nothing comes.
+    assert len(steps) == {"finish": 4}.get(method, 2)

@@ -1,6 +1,6 @@
 """Batches and settings of runs on the toy base that last a few steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +16,20 @@ CPU = Machine(torch.device("cpu"), torch.float32)
 STEPS = 4
 
 
-def make_batches(pipe: StableDiffusionXLPipeline, classes: int = 2) -> Batches:
+def make_batches(
+    pipe: StableDiffusionXLPipeline, classes: int = 2, captions: Sequence[str] = ()
+) -> Batches:
     generator = torch.Generator().manual_seed(7)
 
     def example(caption: str) -> Example:
         with torch.no_grad():
             embeds, _, pooled, _ = pipe.encode_prompt(caption, do_classifier_free_guidance=False)
         latents = torch.randn(4, 8, 8, generator=generator)
-        return Example(latents, embeds[0], pooled[0], torch.tensor([32.0, 32, 0, 0, 32, 32]))
+        ids = torch.tensor([32.0, 32, 0, 0, 32, 32])
+        return Example(latents, embeds[0], pooled[0], ids, caption=caption)
 
     return Batches(
-        [example(f"a castle {number}") for number in range(3)],
+        [example(text) for text in captions or [f"a castle {n}" for n in range(3)]],
         [example(f"a red apple {number}") for number in range(classes)],
         batch=2,
         class_batch=1,

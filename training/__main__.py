@@ -9,10 +9,10 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from shira_diffusion.errors import ShiraError
-from training.config import describe_settings
 from training.doctor import examine
 from training.run import run
 from training.settings import load_config
+from training.written import describe_settings
 
 REFUSED = 2
 INTERRUPTED = 130

@@ -27,6 +27,8 @@ class Batch:
     pooled: Tensor  # (N, width)
     time_ids: Tensor  # (N, 6)
     weights: Tensor  # (N,), of each example's mean squared error in the loss
+    captions: tuple[str, ...] = ()
+    shares: Tensor | None = None  # (N, 1, h, w), how much each place counts; None is all alike
 
 
 def seeded(seed: int, *where: int | str) -> torch.Generator:
@@ -90,16 +92,18 @@ class Batches:
         timesteps = torch.randint(self.train_timesteps, (len(chosen),), generator=generator)
         share = machine.share(len(chosen))
         mine = chosen[share]
-        tensors = (
-            torch.stack([example.latents for example in mine]),
-            noise[share],
-            timesteps[share],
-            torch.stack([example.prompt_embeds for example in mine]),
-            torch.stack([example.pooled for example in mine]),
-            torch.stack([example.time_ids for example in mine]),
-            torch.tensor(weights)[share],
+        shares = _shares(mine)
+        return Batch(
+            machine.bring(torch.stack([example.latents for example in mine])),
+            machine.bring(noise[share]),
+            machine.bring(timesteps[share]),
+            machine.bring(torch.stack([example.prompt_embeds for example in mine])),
+            machine.bring(torch.stack([example.pooled for example in mine])),
+            machine.bring(torch.stack([example.time_ids for example in mine])),
+            machine.bring(torch.tensor(weights)[share]),
+            tuple(example.caption for example in mine),
+            None if shares is None else machine.bring(shares),
         )
-        return Batch(*(tensor.to(machine.device) for tensor in tensors))
 
     def _choose(self, index: int, purpose: str) -> tuple[list[Example], list[float]]:
         buckets = list(self._instances_by_shape.values())
@@ -141,3 +145,11 @@ def _by_shape(examples: Sequence[Example]) -> dict[torch.Size, list[Example]]:
     for example in examples:
         groups.setdefault(example.latents.shape, []).append(example)
     return groups
+
+
+def _shares(examples: Sequence[Example]) -> Tensor | None:
+    """Stack how much each place counts; None when all count alike."""
+    if all(example.shares is None for example in examples):
+        return None
+    ones = torch.ones(1, *examples[0].latents.shape[1:])
+    return torch.stack([ones if one.shares is None else one.shares for one in examples])

@@ -6,6 +6,7 @@ from pathlib import Path
 from training.config import Concept, Config
 from training.data import Dataset, read_folder
 from training.errors import DataError
+from training.masked import with_masks
 
 
 def read_data(config: Config) -> Dataset:
@@ -17,7 +18,7 @@ def read_data(config: Config) -> Dataset:
     parts, faults = [], []
     for concept in concepts:
         try:
-            parts.append(_read(concept, config.skip_unreadable))
+            parts.append(_read(concept, config))
         except DataError as error:
             faults.append(str(error))
     if faults:
@@ -36,12 +37,13 @@ def joined(parts: Sequence[Dataset]) -> Dataset:
     )
 
 
-def _read(concept: Concept, skip_unreadable: bool) -> Dataset:
-    found = read_folder(
+def _read(concept: Concept, config: Config) -> Dataset:
+    folder = read_folder(
         Path(concept.data),
         instance_prompt=concept.instance_prompt,
-        skip_unreadable=skip_unreadable,
+        skip_unreadable=config.skip_unreadable,
     )
+    found = with_masks(folder, config.loss_mask)
     words = (concept.trigger,) if concept.trigger else found.words
     return Dataset(
         found.folders, found.images * concept.repeats, found.remarks, words, found.prompts

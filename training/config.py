@@ -1,20 +1,32 @@
 """The settings of a run: what they are called, what they mean, which values they take."""
 
 import dataclasses
-import difflib
-import importlib.util
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shira_diffusion import masks
+from training.checks import (
+    Check,
+    at_least,
+    each,
+    is_decay,
+    is_folder_name,
+    is_hub_repo,
+    is_new_word,
+    is_part,
+    is_rank,
+    is_share,
+    one_installed,
+    one_of,
+)
 
 METHODS = ("shira", "lora", "dora", "symlora", "shira-dora")
 SPARSE = ("shira", "shira-dora")
 """The methods whose adapter is a native file of single entries."""
+
+MIXED = ("lora", "dora")
+"""The methods that compute with trained values of another dtype than the base's."""
 
 OPTIMIZERS = {
     "adamw": "torch",
@@ -26,65 +38,6 @@ OPTIMIZERS = {
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
 """The trackers and the package that each needs."""
-
-
-Check = Callable[[Any], str]
-"""Says what is wrong with a value of the right type; an empty text when nothing is."""
-
-
-def at_least(low: float) -> Check:
-    """Return the check of a number that may not be below `low`."""
-    return lambda value: "" if math.isfinite(value) and value >= low else f"is not >= {low:g}"
-
-
-def one_of(choices: Sequence[str]) -> Check:
-    """Return the check of a word out of `choices`."""
-    return lambda value: (
-        "" if value in choices else f"is not one of {', '.join(choices)}{nearest(value, choices)}"
-    )
-
-
-def one_installed(packages: Mapping[str, str]) -> Check:
-    """Return the check of a word out of `packages` whose package is installed."""
-    known = one_of(list(packages))
-
-    def check(value: str) -> str:
-        fault = known(value)
-        if fault or importlib.util.find_spec(packages[value]):
-            return fault
-        return f"needs a package that is not here: pip install {packages[value]}"
-
-    return check
-
-
-def each(check: Check) -> Check:
-    """Return the check of a list whose every word has to pass `check`."""
-    return lambda words: "; ".join(f"{word!r} {fault}" for word in words if (fault := check(word)))
-
-
-def is_share(value: float) -> str:
-    """Check a share of a whole."""
-    return "" if 0 < value <= 1 else "is not above 0 and at most 1"
-
-
-def is_decay(value: float) -> str:
-    """Check what is left of a moving average at each step."""
-    return "" if 0 <= value < 1 else "is not at least 0 and below 1"
-
-
-def is_rank(value: int | str) -> str:
-    """Check a rank."""
-    return "" if value == "match" or (isinstance(value, int) and value > 0) else "is not a rank"
-
-
-def is_folder_name(value: str) -> str:
-    """Check a name that becomes a folder."""
-    plain = not value.startswith((".", "_")) and not set(value) & set('/\\:*?"<>|')
-    return (
-        ""
-        if plain
-        else 'is not a plain folder name (no leading . or _, none of / \\ : * ? " < > |)'
-    )
 
 
 def setting(default: Any, meaning: str, check: Check = lambda _: "", *, free: bool = False) -> Any:
@@ -150,6 +103,14 @@ class Config:
     flip: bool = setting(False, "train on mirror images, too")
     crops: int = setting(1, "random cuts of each image; 1 is the middle", at_least(1))
 
+    loss_mask: str = setting(
+        "off",
+        "what of an image counts: masklabel reads NAME-masklabel.png beside NAME, white is all, "
+        "alpha its transparency",
+        one_of(("off", "masklabel", "alpha")),
+    )
+    unmasked_weight: float = setting(0.1, "how much the rest of a masked image counts", is_part)
+
     method: str = setting("shira", "how to adapt the weights", one_of(METHODS))
     targets: tuple[str, ...] = setting(("attention",), "groups of weights to adapt")
     mask: str = setting("rand", "which entries are trained", one_of(masks.KINDS))
@@ -167,6 +128,15 @@ class Config:
     alpha: float = setting(
         0.0, "of lora, dora and shira-dora; 0 means equal to the rank", at_least(0)
     )
+
+    train_text_encoders: bool = setting(False, "adapt both text encoders, too")
+    text_lr: float = setting(0.0, "learning rate of the text encoders; 0 is lr", at_least(0))
+    new_token: str = setting(
+        "", "a word to learn, such as <ink>, that the captions have (pivotal tuning)", is_new_word
+    )
+    token_vectors: int = setting(2, "embeddings of the new word", at_least(1))
+    token_init: str = setting("", "a known word that the new one starts as; else at random")
+    token_lr: float = setting(0.0, "learning rate of the new word; 0 is lr", at_least(0))
 
     steps: int = setting(200, "optimizer steps", at_least(1))
     batch: int = setting(4, "images of the data folder a step", at_least(1))
@@ -203,8 +173,18 @@ class Config:
     noise_offset: float = setting(
         0.0, "lets pictures be darker and brighter than the base's, 0.05 or so", at_least(0)
     )
-    precision: str = setting("auto", "bf16 on CUDA, else fp32", one_of(("auto", "fp32", "bf16")))
+    precision: str = setting(
+        "auto", "bf16 on CUDA, else fp32", one_of(("auto", "fp32", "bf16", "fp16"))
+    )
     gradient_checkpointing: bool = setting(False, "less memory, slower steps", free=True)
+    save_memory: bool = setting(
+        False,
+        "draw pictures with little memory: in tiles, one part of the base at a time",
+        free=True,
+    )
+    compile: bool = setting(
+        False, "compile the UNet's blocks: a slow start, then faster steps", free=True
+    )
 
     prior_prompts: tuple[str, ...] = setting((), "what the base must not forget")
     prior_images: int = setting(32, "class images of each class that the base draws", at_least(1))
@@ -229,6 +209,13 @@ class Config:
         each(one_installed(TRACKERS)),
         free=True,
     )
+    hub_repo: str = setting(
+        "",
+        "repository on the hub that the adapter is sent to, user/adapter",
+        is_hub_repo,
+        free=True,
+    )
+    hub_private: bool = setting(True, "whether only you see a repository made for it", free=True)
     checkpoint_every: int = setting(50, "steps between checkpoints", at_least(1), free=True)
     keep_checkpoints: int = setting(2, "how many checkpoints stay", at_least(1), free=True)
 
@@ -244,6 +231,16 @@ class Config:
         return tuple(dict.fromkeys(prompts for prompts in classes if prompts))
 
     @property
+    def rates(self) -> dict[str, float]:
+        """The learning rates by their settings, each 0 replaced by lr."""
+        return {key: getattr(self, key) or self.lr for key in ("lr", "text_lr", "token_lr")}
+
+    @property
+    def texts_train(self) -> bool:
+        """Whether the text encoders' results change from step to step, so that none is kept."""
+        return self.train_text_encoders or bool(self.new_token)
+
+    @property
     def keeps_prior(self) -> bool:
         """Whether class images of the base are trained on, too."""
         return bool(self.classes) and self.prior_weight > 0
@@ -253,47 +250,9 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 CONCEPT_FIELDS = {field.name: field for field in dataclasses.fields(Concept)}
 
 
-def to_json(config: Config) -> str:
-    """Return the resolved settings as JSON text."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def differences(before: Mapping[str, Any], config: Config) -> list[str]:
-    """Say which settings that shape the training differ from those of the run's `config.json`.
-
-    A run that is older than a setting has its default.
-    """
-    after = json.loads(to_json(config))
-    earlier = json.loads(to_json(Config())) | dict(before)
-    return [
-        f"{key} was {earlier[key]!r}, now {after[key]!r}"
-        for key, field in FIELDS.items()
-        if not field.metadata["free"] and earlier[key] != after[key]
-    ]
-
-
-def describe_settings() -> str:
-    """List every key with its default and meaning, for `--help`."""
-    concepts = ["each [[concepts]] table has:", *_described(CONCEPT_FIELDS)]
-    return "\n".join(["settings:", *_described(FIELDS), *concepts])
-
-
-def _described(fields: Mapping[str, dataclasses.Field[Any]]) -> list[str]:
-    return [
-        f"  {key} = {json.dumps(field.default)}: {field.metadata['meaning']}"
-        for key, field in fields.items()
-    ]
-
-
 def resolve(config: Config) -> Config:
     """Fill in the names that follow from other settings."""
     suffix = "" if config.method == "shira" else f"-{config.method}"
     name = config.name or Path(config.data).resolve().name + suffix
     run = config.run or str(Path("runs") / name)
     return dataclasses.replace(config, name=name, run=run, title=config.title or name)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint at the known word that is most like `word`, "" when none is."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {matches[0]}?)" if matches else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from training.errors import DataError, bullets
 from training.images import SUFFIXES, UNREADABLE, Size, open_image
+from training.loss_masks import is_mask, orphans
 
 METADATA = "metadata.jsonl"
 _ARTICLES = ("a", "an", "the")
@@ -27,17 +28,27 @@ UNSUPPORTED = frozenset(
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One training image with one of its captions, its upright size and its file's sha256."""
+    """One training image with one of its captions, its upright size and its file's sha256.
+
+    `mask` is the file that says what of it counts, see `training.loss_masks`.
+    """
 
     path: Path
     caption: str
     size: Size
     digest: str
+    mask: Path | None = None
 
     @classmethod
-    def of(cls, path: Path, caption: str, size: Size) -> "CaptionedImage":
+    def of(cls, path: Path, caption: str, size: Size, mask: Path | None = None) -> "CaptionedImage":
         """Return the image in the file `path`, which was found to be of `size`."""
-        return cls(path, caption, size, hashlib.sha256(path.read_bytes()).hexdigest())
+        return cls(path, caption, size, _digest(path), mask)
+
+    @property
+    def content(self) -> str:
+        """All that a run learns from, as text: the same for the same."""
+        mask = f" {_digest(self.mask)}" if self.mask else ""
+        return f"{self.digest} {self.caption}{mask}"
 
 
 @dataclass(frozen=True)
@@ -75,11 +86,16 @@ def read_folder(
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"The data folder {folder} {what}. Name a folder of images with data=.")
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    paths = [path for path in visible if path.suffix.lower() in SUFFIXES and path.is_file()]
+    pictures = [path for path in visible if path.suffix.lower() in SUFFIXES and path.is_file()]
+    paths = [path for path in pictures if not is_mask(path)]
     remarks = [
         f"{path.name} was left out: its format is not supported, save it as PNG or JPEG"
         for path in visible
         if path.suffix.lower() in UNSUPPORTED
+    ]
+    remarks += [
+        f"{path.name} was left out: there is no image that it is the mask of"
+        for path in orphans([path for path in pictures if is_mask(path)], paths)
     ]
     metadata = folder / METADATA
     captions = _listed_captions(metadata) if metadata.is_file() else _captions_beside(paths)
@@ -193,6 +209,10 @@ def _listed_caption(folder: Path, line: str) -> tuple[Path, str]:
         raise ValueError(f"there is no file {row['file_name']}")
     caption = next((row[key] for key in CAPTION_KEYS if isinstance(row.get(key), str)), "")
     return path, " ".join(caption.split())
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read(paths: Sequence[Path]) -> tuple[dict[Path, Size], dict[Path, str]]:

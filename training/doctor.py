@@ -1,31 +1,27 @@
 """The doctor: what a run would do, what is wrong and how to mend it; trains and writes nothing."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from rich.console import Console
-from torch import Tensor, nn
 
 from shira_diffusion.errors import ShiraError
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
-from training import methods
 from training.concepts import read_data
 from training.config import Config
 from training.data import CaptionedImage, Dataset
 from training.images import Size
 from training.machine import Machine
-from training.memory import Footprint, footprint
-from training.objective import Objective
-from training.prepare import check_fit, check_origin, origin, side_of, with_words
+from training.memory import Footprint
+from training.needs import batch_of, mib, needed, remedies
+from training.prepare import check_fit, check_origin, check_texts, origin, side_of, with_words
 from training.run_folder import RunFolder
 from training.views import Gaze
-
-_MIB = 2**20
 
 T = TypeVar("T")
 
@@ -62,6 +58,7 @@ class _Examination:
             gaze = Gaze.of(config, pipe, side_of(config, pipe))
             sizes = Counter(gaze.size(image) for image in dataset.images) if dataset else {}
             if dataset:
+                self._attempt(partial(check_texts, config, pipe, dataset))
                 self._buckets(sizes)
                 self._quality(dataset, pipe, gaze)
             self._attempt(lambda: self._training(pipe, machine, [*sizes]))
@@ -83,14 +80,23 @@ class _Examination:
         )
 
     def _data(self, dataset: Dataset) -> None:
+        config = self._config
         words = with_words(self._config, dataset).trigger_words
         self._say(f"name: {self._config.name}, method {self._config.method}")
         self._say(f"data: {dataset.files} images with {len(dataset.images)} captions")
         for image, repeats in Counter(dataset.images).items():
             often = f" x {repeats}" if repeats > 1 else ""
             self._say(f"  {image.path.name} {_size(image.size)}{often}: {image.caption}")
+        masks = sum(image.mask is not None for image in set(dataset.images))
+        if masks:
+            self._say(f"loss masks: {masks}, what they leave out counts {config.unmasked_weight:g}")
         self._say(f"trigger words: {', '.join(words) or '(none)'}")
         self._say(_duration(self._config, len(dataset.images)))
+        self._say(
+            "captions: encoded anew in each step, as the text encoders or a new word train"
+            if config.texts_train
+            else "captions: encoded once and cached, the text encoders leave the device"
+        )
         if self._config.keeps_prior:
             count, classes = self._config.prior_images, len(self._config.classes)
             self._say(f"class images: {count} of {classes} classes, drawn by the base if missing")
@@ -135,38 +141,29 @@ class _Examination:
         config = self._config
         side = side_of(config, pipe)
         check_fit(config, pipe, side, machine)
-        on_cpu = Machine(torch.device("cpu"), machine.dtype)
-        if config.gradient_checkpointing:
-            pipe.unet.enable_gradient_checkpointing()
-        objective = Objective.of(pipe, on_cpu)
-        method = methods.create(config, pipe.unet, _no_gradients, None)
-        self._say(f"trained values: {sum(v.numel() for v in method.parameters()):,}")
-        largest = max(sizes or [(side, side)], key=math.prod)
-        count = config.batch + (config.prior_batch if config.keeps_prior else 0)
-        count = -(-count // machine.world)
-        found = footprint(pipe, method, objective, count=count, size=largest)
-        self._memory(found, count, machine)
+        found, trained = needed(config, pipe, machine, sizes)
+        self._say(f"trained values: {trained:,}")
+        self._memory(found, batch_of(config, machine), machine)
 
     def _memory(self, found: Footprint, count: int, machine: Machine) -> None:
         config = self._config
+        texts = f"text encoders {mib(found.texts)} + " if found.texts else ""
         checkpointing = "with" if config.gradient_checkpointing else "without"
         self._say(
-            f"memory, {machine.device}: about {_mib(max(found.training, found.preparing))}\n"
-            f"  a step: {_mib(found.training)} = UNet in {_name(machine.dtype)} "
-            f"{_mib(found.unet)} + trained values, gradients and AdamW {_mib(found.values)} + "
+            f"memory, {machine.device}: about {mib(max(found.training, found.preparing))}\n"
+            f"  a step: {mib(found.training)} = UNet in {_name(machine.dtype)} "
+            f"{mib(found.unet)} + {texts}trained values, gradients and {config.optimizer} "
+            f"{mib(found.values)} + "
             f"forward and backward of {count} images {checkpointing} checkpointing "
-            f"{_mib(found.step)}\n"
-            f"  encoding: {_mib(found.preparing)} = UNet + VAE and text encoders "
-            f"{_mib(found.encoders)} + one image in the VAE {_mib(found.encoding)}\n"
+            f"{mib(found.step)}\n"
+            f"  encoding: {mib(found.preparing)} = VAE and text encoders "
+            f"{mib(found.encoders)} + one image in the VAE {mib(found.encoding)}\n"
             "  (allocations of a step on tensors without storage; kernels' workspaces are extra)"
         )
         free = _free(machine.device)
         if free is not None and free < max(found.training, found.preparing):
-            smaller = "gradient_checkpointing=true, " if not config.gradient_checkpointing else ""
-            self._remark(
-                f"only {_mib(free)} are free on {machine.device}: set {smaller}a smaller batch "
-                "with more accumulation, or a lower resolution"
-            )
+            options = [*remedies(config), "a lower resolution"]
+            self._remark(f"only {mib(free)} are free on {machine.device}: set {', '.join(options)}")
 
 
 def _dtype(machine: Machine | None) -> torch.dtype:
@@ -199,18 +196,9 @@ def _size(size: Size) -> str:
     return f"{size[1]} x {size[0]}"
 
 
-def _no_gradients(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Stand in for the calibration: how many entries are trained does not depend on it."""
-    return {name: torch.zeros(()).expand(weight.shape) for name, weight in weights.items()}
-
-
 def _free(device: torch.device) -> int | None:
     """Return the free bytes of a GPU; of the machine's own memory nothing portable is known."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-
-
-def _mib(count: int) -> str:
-    return f"{count / _MIB:,.0f} MiB"
 
 
 def _name(dtype: torch.dtype) -> str:

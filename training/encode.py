@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from shira_diffusion.fingerprint import fingerprint
 from training.data import CaptionedImage
 from training.images import Framing, open_image, to_pixels
+from training.loss_masks import read_mask, shares
 from training.views import View
 
 
@@ -28,6 +29,8 @@ class Example:
     pooled: Tensor  # (width of the second text encoder,)
     time_ids: Tensor  # (6,)
     others: tuple["Example", ...] = ()  # the image's other views, of the same shapes
+    caption: str = ""
+    shares: Tensor | None = None  # (1, h, w), how much each place counts; None is all alike
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,11 @@ class TensorCache:
 
 
 class Encoder:
-    """Turns captioned images into examples with a base's VAE and text encoders."""
+    """Turns captioned images into examples with a base's VAE and text encoders.
+
+    Without `texts` the captions are left to the training, which encodes them anew in each step.
+    What a mask leaves out counts `unmasked`.
+    """
 
     def __init__(
         self,
@@ -58,10 +65,14 @@ class Encoder:
         cache: TensorCache,
         *,
         own_sizes: bool = True,
+        texts: bool = True,
+        unmasked: float = 1.0,
     ) -> None:
         self._pipe = pipe
         self._cache = cache
         self._own_sizes = own_sizes
+        self._texts = texts
+        self._unmasked = unmasked
         self._vae_key = _identity(pipe.vae)
         self._text_key = f"{_identity(pipe.text_encoder)}/{_identity(pipe.text_encoder_2)}"
 
@@ -88,15 +99,27 @@ class Encoder:
         picture = self._cache.get(
             f"latents/{self._vae_key}/{view}/{image.digest}", lambda: self._picture(image, view)
         )
-        text = self._cache.get(
-            f"text/{self._text_key}/{image.caption}", lambda: self._text(image.caption)
-        )
+        prompt_embeds, pooled = self._embeddings(image.caption)
         return Example(
             normalise(self._pipe.vae, picture["latents"]),
-            text["prompt_embeds"],
-            text["pooled"],
+            prompt_embeds,
+            pooled,
             picture["time_ids"] if self._own_sizes else time_ids(Framing.plain(view.size)),
+            caption=image.caption,
+            shares=self._shares(image, view, picture["latents"]),
         )
+
+    def _embeddings(self, caption: str) -> tuple[Tensor, Tensor]:
+        if not self._texts:
+            return torch.empty(0), torch.empty(0)
+        text = self._cache.get(f"text/{self._text_key}/{caption}", lambda: self._text(caption))
+        return text["prompt_embeds"], text["pooled"]
+
+    def _shares(self, image: CaptionedImage, view: View, latents: Tensor) -> Tensor | None:
+        if image.mask is None:
+            return None
+        mask = read_mask(image.path, image.mask, image.size)
+        return shares(view.of(mask)[0], latents, self._unmasked)
 
     @torch.no_grad()
     def _picture(self, image: CaptionedImage, view: View) -> dict[str, Tensor]:
@@ -155,9 +178,3 @@ def column(values: Sequence[float]) -> Tensor:
 def time_ids(framing: Framing) -> Tensor:
     """Return the six size numbers as the UNet takes them."""
     return torch.tensor(framing.time_ids, dtype=torch.float32)
-
-
-def move_encoders(pipe: StableDiffusionXLPipeline, device: torch.device | str) -> None:
-    """Move all of the pipeline but its UNet, which alone is needed between samples."""
-    for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
-        part.to(device)

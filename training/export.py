@@ -15,12 +15,15 @@ from training.config import SPARSE, Config
 from training.credit import read_credit
 from training.data import Dataset
 from training.errors import RunError
-from training.methods import Method
+from training.methods import Together
+from training.thumbnail import add_thumbnail
 
-THUMBNAIL_SIDE = 256
+ADAPTER = "adapter.safetensors"
 
 _COMMON = ("targets", "steps", "batch", "accumulation", "optimizer", "lr", "schedule", "seed")
-_WHEN_ON = ("min_snr_gamma", "noise_offset", "ema")
+_WHEN_ON = ("min_snr_gamma", "noise_offset", "ema", "train_text_encoders", "text_lr")
+_WORD = ("new_token", "token_vectors", "token_init", "token_lr")
+_LOSS_MASK = ("loss_mask", "unmasked_weight")
 _PRIOR = ("prior_images", "prior_batch", "prior_weight")
 _MASK = ("mask", "density")
 
@@ -33,7 +36,7 @@ class Destination:
     replace: bool
 
     def publish(
-        self, method: Method, info: AdapterInfo, card: str, thumbnail: Image.Image | None
+        self, method: Together, info: AdapterInfo, card: str, thumbnail: Image.Image | None
     ) -> Path:
         """Write everything beside the place, then move it there in one go."""
         if self.folder.exists() and not self.replace:
@@ -45,12 +48,10 @@ class Destination:
         partial = self.folder.parent / f".{self.folder.name}.{uuid4().hex}.partial"
         try:
             partial.mkdir()
-            method.save(partial / "adapter.safetensors", info)
+            method.save(partial / ADAPTER, info)
             (partial / "card.md").write_text(card, encoding="utf-8")
             if thumbnail is not None:
-                small = thumbnail.copy()
-                small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-                small.save(partial / "thumbnail.png")
+                add_thumbnail(partial / ADAPTER, thumbnail)
             self._take_place(partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -77,7 +78,9 @@ def describe(
     """Return what the adapter's file says about itself; no path of this machine is in it."""
     sparse = config.method in SPARSE
     keys = _COMMON + (_MASK if sparse else ()) + (_PRIOR if config.keeps_prior else ())
-    keys += tuple(key for key in _WHEN_ON if getattr(config, key))
+    keys += _LOSS_MASK if config.loss_mask != "off" else ()
+    more = _WHEN_ON + (_WORD if config.new_token else ())
+    keys += tuple(key for key in more if getattr(config, key))
     training = {key: _text(getattr(config, key)) for key in keys}
     training |= facts
     names = ", ".join(folder.resolve().name for folder in dataset.folders)

@@ -96,6 +96,11 @@ def to_pixels(image: Image.Image) -> Tensor:
     return array.permute(2, 0, 1) / 127.5 - 1
 
 
+def to_grey(image: Image.Image) -> Tensor:
+    """Return a greyscale image as a tensor (H, W), fp32 in [0, 1]."""
+    return torch.from_numpy(np.asarray(image, dtype=np.float32).copy()) / 255
+
+
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     """Bring 16-bit, 32-bit and floating greyscale to 8 bits by the format's own white."""
     values = np.asarray(image, dtype=np.float64)

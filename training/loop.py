@@ -15,7 +15,7 @@ from training.batches import Batches
 from training.config import Config
 from training.errors import TrainingError
 from training.machine import Machine
-from training.methods import Method
+from training.methods import Together, Trainable
 from training.objective import Objective
 from training.optimizers import create_optimizer, create_schedule
 
@@ -36,7 +36,7 @@ class Loop:
     def __init__(
         self,
         config: Config,
-        method: Method,
+        method: Trainable,
         objective: Objective,
         batches: Batches,
         machine: Machine,
@@ -48,16 +48,19 @@ class Loop:
         self._batches = batches
         self._machine = machine
         self._values = method.parameters()
-        self._optimizer = create_optimizer(config, self._values)
+        groups: list[dict[str, Any]] = [{"params": self._values, "lr": config.lr}]
+        if isinstance(method, Together):
+            groups = method.groups(config.rates)
+        self._optimizer = create_optimizer(config, groups)
         self._schedule = create_schedule(config, self._optimizer)
+        self._scaler = machine.scaler()
         self._average = Average(self._values, config.ema) if config.ema else None
 
     def run(self) -> Iterator[StepResult]:
         """Do the steps that are left, one at each turn."""
         while self.step < self._config.steps:
             started = time.perf_counter()
-            loss = self._accumulate()
-            self._check_finite("loss", loss)
+            loss = self._gradients()
             lr = float(self._schedule.get_last_lr()[0])
             self._update()
             self.step += 1
@@ -71,6 +74,7 @@ class Loop:
             "method": self._method.state(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
             **average,
         }
 
@@ -79,6 +83,7 @@ class Loop:
         self.step = state["step"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state.get("scaler", {}))
         if self._average:
             self._average.restore(state["average"])
 
@@ -95,22 +100,33 @@ class Loop:
         finally:
             self._method.write()
 
-    def _accumulate(self) -> float:
+    def _gradients(self) -> float:
+        """Bring this step's gradients to the values, clipped, and return the mean loss."""
+        total = self._accumulate()
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self._values, self._config.clip or math.inf)
+        # The one time in a step that the host waits for the device.
+        loss, length = torch.stack([total, norm]).tolist()
+        self._check_finite("loss", loss)
+        if not self._scaler.is_enabled():  # else the scaler looks after it
+            self._check_finite("gradient's norm", length)
+        return float(loss)
+
+    def _accumulate(self) -> Tensor:
         """Add up the gradients of this step's batches and return their mean loss."""
         count = self._config.accumulation
         total = torch.zeros((), device=self._machine.device)
         for index in range(self.step * count, (self.step + 1) * count):
             loss = self._objective.loss(self._batches.draw(index, self._machine)) / count
-            loss.backward()
+            self._scaler.scale(loss).backward()
             total += loss.detach()
         self._method.gather()
         self._machine.sum([total, *_gradients(self._values)])
-        return float(total)
+        return total
 
     def _update(self) -> None:
-        norm = nn.utils.clip_grad_norm_(self._values, self._config.clip or math.inf)
-        self._check_finite("gradient's norm", float(norm))
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self._schedule.step()
         self._optimizer.zero_grad()
         if self._average:

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import CLIPTextModel
 
 from training.batches import Batch
+from training.config import Config
 from training.encode import encode_pixels
-from training.methods import Method
+from training.methods import Trainable
 from training.objective import Objective
+from training.optimizers import state_bytes
 
-# A value in fp32, its gradient and AdamW's two moments.
-_BYTES_A_VALUE = 16
 _TIME_IDS = 6
 
 
@@ -28,6 +29,7 @@ class Footprint:
     """Bytes on the device while the images are encoded and, afterwards, while steps are done."""
 
     unet: int
+    texts: int  # text encoders that train, and what they hold of a batch's captions
     encoders: int  # VAE in fp32 and both text encoders
     encoding: int  # the VAE's intermediate results for one image
     values: int  # trained values, their gradients and the optimizer's state
@@ -36,12 +38,12 @@ class Footprint:
     @property
     def preparing(self) -> int:
         """The peak while the images are encoded."""
-        return self.unet + self.encoders + self.encoding
+        return self.encoders + self.encoding
 
     @property
     def training(self) -> int:
         """The peak of a training step."""
-        return self.unet + self.values + self.step
+        return self.unet + self.texts + self.values + self.step
 
 
 class PeakMemory(TorchDispatchMode):
@@ -82,8 +84,9 @@ class PeakMemory(TorchDispatchMode):
 
 def footprint(
     pipe: StableDiffusionXLPipeline,
-    method: Method,
+    method: Trainable,
     objective: Objective,
+    config: Config,
     *,
     count: int,
     size: tuple[int, int],
@@ -91,17 +94,35 @@ def footprint(
     """Return what a run of `method` needs for batches of `count` pictures of (height, width).
 
     The step runs on tensors without storage (https://docs.pytorch.org/docs/stable/torch.compiler_fake_tensor.html):
-    every allocation is known, nothing is computed. Kernels' workspaces are not in it.
+    every allocation is known, nothing is computed. Kernels' workspaces are not in it. `objective`
+    is one of kept texts.
     """
     encoders = (pipe.text_encoder, pipe.text_encoder_2)
     fp32_vae = sum(weight.numel() for weight in pipe.vae.parameters()) * 4
     return Footprint(
         unet=_bytes(pipe.unet),
+        texts=sum(_texts(encoder, count) for encoder in encoders) if config.texts_train else 0,
         encoders=fp32_vae + sum(_bytes(encoder) for encoder in encoders),
         encoding=_encoding_peak(pipe, size),
-        values=sum(values.numel() for values in method.parameters()) * _BYTES_A_VALUE,
+        values=sum(_values(value, config) for value in method.parameters()),
         step=_step_peak(pipe, method, objective, count, size),
     )
+
+
+def _values(value: Tensor, config: Config) -> int:
+    """Count a value, its gradient, its average and the optimizer's state."""
+    copies = 3 if config.ema else 2
+    return copies * value.nbytes + state_bytes(config.optimizer, value)
+
+
+def _texts(encoder: CLIPTextModel, count: int) -> int:
+    """Count a text encoder and what it holds until its gradients are there."""
+    tokens = encoder.config.max_position_embeddings
+    with _without_storage(encoder) as memory:
+        read = encoder(torch.zeros(count, tokens, dtype=torch.int64), output_hidden_states=True)
+        held = memory.now
+        del read
+    return _bytes(encoder) + held
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
@@ -123,7 +144,7 @@ def _without_storage(module: nn.Module) -> Iterator[PeakMemory]:
 
 def _step_peak(
     pipe: StableDiffusionXLPipeline,
-    method: Method,
+    method: Trainable,
     objective: Objective,
     count: int,
     size: tuple[int, int],

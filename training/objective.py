@@ -1,5 +1,6 @@
 """The denoising loss of a base, as its scheduler says that it was trained."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from training.errors import TrainingError
 from training.machine import Machine
 from training.offset_noise import with_offset
 from training.snr import even_weights, min_snr_weights
+from training.texts import Texts, kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,8 @@ class Objective:
     machine: Machine
     level_weights: Tensor
     noise_offset: float
+    mixed: bool
+    texts: Texts
 
     @classmethod
     def of(
@@ -35,10 +39,13 @@ class Objective:
         *,
         min_snr_gamma: float = 0.0,
         noise_offset: float = 0.0,
+        mixed: bool = False,
+        texts: Texts = kept,
     ) -> "Objective":
         """Read the noise schedule and what is predicted from the pipeline's own scheduler.
 
-        Without a `min_snr_gamma` all noise levels count the same.
+        `mixed` says that values of another dtype than the base's take part in computing, which
+        then is done under autocast. Without a `min_snr_gamma` all noise levels count the same.
         """
         scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         kind = scheduler.config.prediction_type
@@ -50,7 +57,9 @@ class Objective:
         weights = (
             min_snr_weights(scheduler, min_snr_gamma) if min_snr_gamma else even_weights(scheduler)
         )
-        return cls(pipe.unet, scheduler, machine, weights.to(machine.device), noise_offset)
+        return cls(
+            pipe.unet, scheduler, machine, weights.to(machine.device), noise_offset, mixed, texts
+        )
 
     @property
     def train_timesteps(self) -> int:
@@ -61,18 +70,23 @@ class Objective:
         """Return the weighted sum of the examples' mean squared errors, a scalar in fp32."""
         noise = with_offset(batch.noise, self.noise_offset) if self.noise_offset else batch.noise
         noisy = self.scheduler.add_noise(batch.latents, noise, batch.timesteps)
-        with self.machine.autocast():
+        # A network of one dtype goes without: autocast would do its norms in fp32 and cost the
+        # host a look at every operation.
+        with self.machine.autocast() if self.mixed else nullcontext():
+            prompt_embeds, pooled = self.texts(batch)
             prediction = self.unet(
                 noisy.to(self.machine.dtype),
                 batch.timesteps,
-                encoder_hidden_states=batch.prompt_embeds.to(self.machine.dtype),
+                encoder_hidden_states=prompt_embeds.to(self.machine.dtype),
                 added_cond_kwargs={
-                    "text_embeds": batch.pooled.to(self.machine.dtype),
+                    "text_embeds": pooled.to(self.machine.dtype),
                     "time_ids": batch.time_ids,
                 },
                 return_dict=False,
             )[0]
         errors = F.mse_loss(prediction.float(), self._target(batch, noise), reduction="none")
+        if batch.shares is not None:
+            errors = errors * batch.shares
         weights = batch.weights * self.level_weights[batch.timesteps]
         return torch.sum(weights * errors.mean(dim=(1, 2, 3)))
 

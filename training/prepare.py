@@ -40,9 +40,23 @@ def check_fit(config: Config, pipe: StableDiffusionXLPipeline, side: int, machin
         )
 
 
+def check_texts(config: Config, pipe: StableDiffusionXLPipeline, dataset: Dataset) -> None:
+    """Raise where the captions and the words that the settings name do not go together."""
+    word = config.new_token
+    if not word:
+        return
+    if word in pipe.tokenizer.get_vocab():
+        raise ConfigError(f"new_token = {word}: the base knows this word. Choose another one.")
+    if not any(word in caption for caption in dataset.captions):
+        raise ConfigError(
+            f"new_token = {word}: no caption has this word, so nothing would be learned of it. "
+            f"Write it where it belongs, as in 'a fox, {word} style'."
+        )
+
+
 def origin(base: str, dataset: Dataset) -> dict[str, str]:
     """Return what a checkpoint is bound to besides its settings: `base` is a fingerprint."""
-    text = "\n".join(f"{image.digest} {image.caption}" for image in dataset.images)
+    text = "\n".join(image.content for image in dataset.images)
     return {"base": base, "data": hashlib.sha256(text.encode()).hexdigest()}
 
 

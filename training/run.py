@@ -1,7 +1,7 @@
 """One run from its settings to the finished adapter; all that can be refused is refused first."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from training.errors import TrainingError
 from training.events import EventLog
 from training.machine import Machine
 from training.methods import Create
-from training.prepare import check_fit, side_of, with_words
+from training.needs import advice
+from training.prepare import check_fit, check_texts, side_of, with_words
 from training.report import Report
 from training.run_folder import RunFolder
 from training.session import Outcome, Session
+from training.views import Gaze
 
 
 def run(
@@ -40,40 +42,34 @@ def run(
     folder.check(config, resume=resume)
     dataset = read_data(config)
     config = with_words(config, dataset)
-    pipe = load_base(config.base, device=machine.device, dtype=machine.dtype)
+    pipe = load_base(config.base, device="cpu", dtype=machine.dtype)
     pipe.set_progress_bar_config(disable=True)
     side = side_of(config, pipe)
     check_fit(config, pipe, side, machine)
+    check_texts(config, pipe, dataset)
     report = Report(Console(quiet=True), EventLog(Path(os.devnull)))
     if machine.is_main:
         folder.begin(config, resume=resume)
         report = Report(console, folder.log)
-    with _failures_logged(report, config):
+
+    def advise() -> str:
+        gaze = Gaze.of(config, pipe, side)
+        return advice(config, pipe, machine, [gaze.size(image) for image in dataset.images])
+
+    with _failures_logged(report, advise):
         session = Session(config, machine, folder, dataset, pipe, side, report, create)
         return session.train(resume=resume, stop_after=stop_after)
 
 
 @contextmanager
-def _failures_logged(report: Report, config: Config) -> Iterator[None]:
+def _failures_logged(report: Report, advise: Callable[[], str]) -> Iterator[None]:
     """Write what ends the block into the event log; running out of memory gets a remedy."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        message = _out_of_memory(config)
+        message = advise()
         report.log.write("failed", message=message)
         raise TrainingError(message) from error
     except Exception as error:
         report.log.write("failed", message=str(error))
         raise
-
-
-def _out_of_memory(config: Config) -> str:
-    remedies = []
-    if config.batch > 1:
-        smaller = f"batch={config.batch // 2} accumulation={config.accumulation * 2}"
-        remedies.append(smaller)
-    if config.keeps_prior and config.prior_batch > 1:
-        remedies.append(f"prior_batch={config.prior_batch // 2}")
-    if not config.gradient_checkpointing:
-        remedies.append("gradient_checkpointing=true")
-    return f"The device ran out of memory. Set {', or '.join([*remedies, 'a lower resolution'])}."

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoint import Checkpoints
-from training.config import Config, differences, to_json
+from training.config import Config
 from training.errors import RunError, bullets
 from training.events import EventLog
+from training.written import differences, to_json
 
 # Settings that tell our config.json from those of other programs.
 _SIGNS = frozenset({"data", "name", "base", "method", "steps"})

@@ -1,6 +1,7 @@
 """A run whose settings, data and base have been found good: prepare, train, export."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,27 +10,28 @@ from typing import Any
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
+from shira_diffusion import hub
 from shira_diffusion.fingerprint import fingerprint
 from training import methods
 from training.batches import Batches
 from training.calibration import gradients
-from training.config import Config
-from training.data import CaptionedImage, Dataset
-from training.encode import Encoder, TensorCache
+from training.config import MIXED, Config
+from training.data import Dataset
 from training.export import Destination, card_of, describe
-from training.images import Size
 from training.interrupt import graceful_stop
+from training.lodging import text_encoders
 from training.loop import Loop, StepResult
 from training.machine import Machine
-from training.methods import Create, Method
+from training.methods import Create, Together
 from training.objective import Objective
+from training.preparation import Preparation
 from training.prepare import check_origin, origin
-from training.prior import Prior, shared_out
+from training.recompute import keep_little
 from training.report import Report
 from training.run_folder import RunFolder
-from training.sampling import Sampler, encoders_at_hand
+from training.sampling import Sampler
+from training.texts import kept, live
 from training.trackers import tracking
-from training.views import Gaze, View
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ class Session:
             self._machine,
             min_snr_gamma=self._config.min_snr_gamma,
             noise_offset=self._config.noise_offset,
+            mixed=self._config.method in MIXED,
+            texts=live(self._pipe) if self._config.texts_train else kept,
         )
-        batches = self._batches(objective)
+        batches = self._prepare(objective.train_timesteps)
         method = self._method(objective, batches, stored)
         try:
             loop = Loop(self._config, method, objective, batches, self._machine)
@@ -104,12 +108,24 @@ class Session:
             steps=config.steps,
         )
 
+    def _prepare(self, train_timesteps: int) -> Batches:
+        """Encode the data, then bring what is trained, and that alone, to the device."""
+        config, pipe = self._config, self._pipe
+        preparation = Preparation(config, self._machine, pipe, self._side, self._base, self._report)
+        batches = preparation.batches(self._dataset.images, train_timesteps)
+        trained = [pipe.unet, *(text_encoders(pipe) if config.texts_train else [])]
+        for module in trained:
+            module.to(self._machine.device)
+        if config.compile:
+            pipe.unet.compile_repeated_blocks()
+        return batches
+
     def _method(
         self, objective: Objective, batches: Batches, stored: Mapping[str, Any] | None
-    ) -> Method:
-        config, unet = self._config, self._pipe.unet
+    ) -> Together:
+        config, pipe = self._config, self._pipe
         if config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
+            keep_little(pipe.unet)
         calibrate = partial(
             gradients,
             objective=objective,
@@ -117,57 +133,11 @@ class Session:
             count=config.calibration_batches,
             machine=self._machine,
         )
-        method = self._create(config, unet, calibrate, stored["method"] if stored else None)
+        state = stored["method"] if stored else None
+        method = methods.create_all(config, pipe, calibrate, state, self._create)
         trained = sum(values.numel() for values in method.parameters())
         self._report.note(f"{trained:,} values are trained", "method", trained=trained)
         return method
-
-    def _batches(self, objective: Objective) -> Batches:
-        """Encode the data and, for prior preservation, the class images that the base draws."""
-        config, machine = self._config, self._machine
-        with machine.main_first(), encoders_at_hand(self._pipe, machine):
-            gaze = Gaze.of(config, self._pipe, self._side)
-            images = [(image, gaze.views(image)) for image in self._dataset.images]
-            sizes = [gaze.size(image) for image in self._dataset.images]
-            priors = self._class_images(sizes) if config.keeps_prior else []
-            images += [(image, (View(image.size),)) for image in priors]
-            cache = TensorCache(Path(config.cache_dir) / "tensors")
-            own_sizes = config.size_conditioning == "image"
-            encoder = Encoder(self._pipe, cache, own_sizes=own_sizes)
-            with self._report.bar("encoding", len(images)) as advance:
-                examples = encoder.encode(images, lambda done: advance(done, ""))
-        count = len(self._dataset.images)
-        return Batches(
-            examples[:count],
-            examples[count:],
-            batch=config.batch,
-            class_batch=config.prior_batch,
-            class_weight=config.prior_weight,
-            train_timesteps=objective.train_timesteps,
-            seed=config.seed,
-        )
-
-    def _class_images(self, sizes: Sequence[Size]) -> list[CaptionedImage]:
-        """Return class images of the training images' sizes."""
-        config = self._config
-        return [
-            image
-            for prompts in config.classes
-            for size, count in shared_out(config.prior_images, sizes, prompts).items()
-            for image in self._class_images_of(Prior(prompts, count, config.seed), size)
-        ]
-
-    def _class_images_of(self, prior: Prior, size: Size) -> list[CaptionedImage]:
-        config = self._config
-        sampler = self._sampler(config.prior_steps, config.prior_guidance, size)
-        folder = prior.folder(Path(config.cache_dir), self._base, sampler)
-        with self._report.bar("class images", len(prior.missing(folder))) as advance:
-            images = prior.images(folder, self._base, sampler, lambda done: advance(done, ""))
-        self._report.log.write("prior", folder=str(folder), images=prior.count)
-        return images
-
-    def _sampler(self, steps: int, guidance: float, size: Size) -> Sampler:
-        return Sampler(self._pipe, self._machine, size, steps, guidance)
 
     def _steps(self, loop: Loop, stop_after: int | None) -> bool:
         """Train, log, sample and save until all is done or someone wants to stop; say if so."""
@@ -177,9 +147,10 @@ class Session:
             return False
         trackers = config.trackers if self._machine.is_main else ()
         with (
+            self._memory_logged(),
             graceful_stop(self._say_stopping) as wish,
             self._report.bar("training", config.steps, loop.step) as advance,
-            tracking(trackers, config, self._folder.curves) as track,
+            tracking(trackers, config, self._folder.curves, self._report.warn) as track,
         ):
             for result in loop.run():
                 self._log(result)
@@ -194,6 +165,20 @@ class Session:
                     with loop.averaged():
                         self._samples(result.step)
         return False
+
+    @contextmanager
+    def _memory_logged(self) -> Iterator[None]:
+        """Log the most memory that preparing took and, afterwards, that the block took."""
+        self._log_memory("preparing")
+        try:
+            yield
+        finally:
+            self._log_memory("training")
+
+    def _log_memory(self, stage: str) -> None:
+        peak = self._machine.peak_memory()
+        if peak:
+            self._report.log.write("memory", stage=stage, **peak)
 
     def _say_stopping(self) -> None:
         self._report.console.print("stopping after this step; once more to stop at once")
@@ -237,22 +222,27 @@ class Session:
         if not self._machine.is_main:
             return None
         seeds = [config.sample_seed + number for number in range(len(config.sample_prompts))]
-        sampler = self._sampler(
-            config.sample_steps, config.sample_guidance, (self._side, self._side)
+        size = (self._side, self._side)
+        sampler = Sampler(
+            self._pipe,
+            self._machine,
+            size,
+            config.sample_steps,
+            config.sample_guidance,
+            tiled=config.save_memory,
         )
         pictures: list[Image.Image] = []
         try:
-            with encoders_at_hand(self._pipe, self._machine):
-                for prompt, seed in zip(config.sample_prompts, seeds, strict=True):
-                    pictures += sampler.draw([prompt], [seed])
-                    path = self._folder.samples / f"step-{step:06d}-{seed}.png"
-                    sampler.save(pictures[-1], path, prompt=prompt, seed=seed)
-                    self._report.log.write("sample", step=step, file=path.name, prompt=prompt)
+            for prompt, seed in zip(config.sample_prompts, seeds, strict=True):
+                pictures += sampler.draw([prompt], [seed])
+                path = self._folder.samples / f"step-{step:06d}-{seed}.png"
+                sampler.save(pictures[-1], path, prompt=prompt, seed=seed)
+                self._report.log.write("sample", step=step, file=path.name, prompt=prompt)
         except Exception as error:  # noqa: BLE001
             self._report.warn(f"samples of step {step} are missing: {error}")
         return pictures[0] if pictures else None
 
-    def _export(self, method: Method, resume: bool) -> Path | None:
+    def _export(self, method: Together, resume: bool) -> Path | None:
         if not self._machine.is_main:
             return None
         config = self._config
@@ -268,4 +258,19 @@ class Session:
             "finished",
             adapter=str(folder.resolve()),
         )
+        if config.hub_repo:
+            self._upload(folder)
         return folder
+
+    def _upload(self, folder: Path) -> None:
+        """Send the adapter to the hub; a failure is a warning that says how to do it by hand."""
+        repo = self._config.hub_repo
+        try:
+            address = hub.push(hub.pack(folder, repo), repo, private=self._config.hub_private)
+        except Exception as error:  # noqa: BLE001
+            self._report.warn(
+                f"the adapter is not on the hub ({error}). It is safe in {folder}; send it with "
+                f"`shira push {folder} {repo}`"
+            )
+            return
+        self._report.note(f"the adapter is at {address}", "uploaded", address=address)

@@ -11,17 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from training.config import (
-    CONCEPT_FIELDS,
-    FIELDS,
-    METHODS,
-    SPARSE,
-    Concept,
-    Config,
-    is_folder_name,
-    nearest,
-    resolve,
-)
+from training.checks import is_folder_name, nearest
+from training.config import CONCEPT_FIELDS, FIELDS, METHODS, Concept, Config, resolve
+from training.conflicts import conflicts
 from training.errors import ConfigError, bullets
 
 PRESETS = Path(__file__).parent / "presets"
@@ -55,7 +47,7 @@ def load_config(preset: str | Path, overrides: Sequence[str] = ()) -> Config:
         faults.messages.append("data is missing: name the image folder with --set data=FOLDER")
     elif not settings.get("name"):
         faults.check_folder_as_name(settings["data"])
-    faults.check_together(method, settings)
+    faults.messages += conflicts({**settings, "method": method})
     if faults.messages:
         raise ConfigError(bullets("The settings have faults:", faults.messages))
     return resolve(Config(**settings))
@@ -107,24 +99,6 @@ class _Faults:
             self.messages.append(
                 f"data = {json.dumps(data)}: the folder's name, {json.dumps(folder)}, {fault}, so "
                 "it cannot be the adapter's; set name="
-            )
-
-    def check_together(self, method: str, settings: Mapping[str, Any]) -> None:
-        """Check the settings that rule one another out."""
-        if method in SPARSE and settings.get("weight_decay"):
-            self.messages.append(
-                f"weight_decay must be 0 with {method}: it would pull at the weights, not at their "
-                "change"
-            )
-        if method == "shira-dora" and not isinstance(settings.get("rank"), int):
-            self.messages.append(
-                "rank must be a number with shira-dora, a high one such as rank=64: the file has "
-                "density's entries whatever it is"
-            )
-        lr = settings.get("lr", Config.lr)
-        if settings.get("optimizer") == "prodigy" and lr < 0.1:
-            self.messages.append(
-                f"lr = {lr:g} is a factor on the rate that prodigy finds itself: set lr=1"
             )
 
     def check_concepts(self, settings: Mapping[str, Any]) -> None:

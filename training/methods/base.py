@@ -1,19 +1,18 @@
 """What the loop, the checkpoints and the export ask of a method."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from shira_diffusion import AdapterInfo
+from training.methods.content import Content
 
 Gradients = Callable[[Mapping[str, nn.Parameter]], dict[str, Tensor]]
 """Gives the loss's gradients of named weights on a few calibration batches, fp32 on the CPU."""
 
 
-class Method(Protocol):
-    """Trainable values in a UNet that otherwise stays as it is."""
+class Trainable(Protocol):
+    """Trainable values in a module that otherwise stays as it is."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the values for the optimizer, fp32."""
@@ -22,7 +21,7 @@ class Method(Protocol):
         """Bring the gradients to the values; called once after a step's backward passes."""
 
     def write(self) -> None:
-        """Bring the UNet up to date with the values; called after each optimizer step."""
+        """Bring the module up to date with the values; called after each optimizer step."""
 
     def state(self) -> dict[str, Any]:
         """Return all that `create` needs to go on from here."""
@@ -30,11 +29,16 @@ class Method(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take the values from a `state` of the same layout."""
 
-    def save(self, path: Path, info: AdapterInfo) -> None:
-        """Write the adapter file, values in fp16."""
-
     def facts(self) -> dict[str, str]:
         """Return what the settings alone do not say, for the adapter's card."""
 
     def close(self) -> None:
-        """Give the UNet back as it was found, bit for bit."""
+        """Give the module back as it was found, bit for bit."""
+
+
+@runtime_checkable
+class Method(Trainable, Protocol):
+    """A way to change a module's weights."""
+
+    def content(self) -> Content:
+        """Return the changes, for the adapter file."""

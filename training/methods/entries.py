@@ -6,23 +6,32 @@ import torch
 from torch import Tensor, nn
 
 from shira_diffusion import Adapter, budgets, masks
+from shira_diffusion.components import canonical_name
 from shira_diffusion.errors import MismatchError
 from training.config import Config
 from training.methods.base import Gradients
 
-_PREFIX = "unet."
+UNET = "unet"
+"""Where the UNet is in a pipeline."""
 
 
 def choose_indices(
-    config: Config, weights: Mapping[str, nn.Parameter], gradients: Gradients
+    config: Config,
+    weights: Mapping[str, nn.Parameter],
+    gradients: Gradients,
+    place: str = UNET,
 ) -> dict[str, Tensor]:
-    """Return which entries of each weight to train, the same for the same settings.
+    """Return which entries of each weight of the module at `place` to train.
+
+    They are the same for the same settings.
 
     The adapter's name takes part in the seed: random masks of two adapters overlap by chance only.
     No entry is one that an adapter of the setting `avoid` has. A weight may get none in a global
     budget, and is left out then.
     """
-    among = _taken(config.avoid, weights)
+    among = _taken(config.avoid, weights, place)
+    # The UNet's names go without their place: so its masks stay what they always were.
+    path = config.name if place == UNET else f"{config.name}/{place}"
     found = gradients(weights) if config.mask in ("grad", "snip") else {}
 
     def score(name: str) -> Tensor:
@@ -34,7 +43,7 @@ def choose_indices(
             config.mask,
             weight.detach().cpu(),
             counts[name],
-            generator=masks.layer_generator(config.seed, f"{config.name}/{name}"),
+            generator=masks.layer_generator(config.seed, f"{path}/{name}"),
             gradient=found.get(name),
             # Each adapter of a row that avoid one another turns the diagonal one step further.
             offset=len(config.avoid),
@@ -61,13 +70,15 @@ def _counts(
     return budgets.by_size({name: sizes[name] - taken.get(name, 0) for name in sizes}, total)
 
 
-def _taken(paths: Sequence[str], weights: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+def _taken(
+    paths: Sequence[str], weights: Mapping[str, Tensor], place: str
+) -> dict[str, list[Tensor]]:
     """The entries that the adapters of these files have in each weight."""
     among: dict[str, list[Tensor]] = {name: [] for name in weights}
     for path in paths:
         deltas = Adapter.load(path).deltas
         for name, weight in weights.items():
-            delta = deltas.get(_PREFIX + name)
+            delta = deltas.get(canonical_name(f"{place}.{name}"))
             if delta is None:
                 continue
             if delta.shape != tuple(weight.shape):

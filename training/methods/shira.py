@@ -1,13 +1,11 @@
 """Sparse High Rank Adapters (https://arxiv.org/abs/2406.13175): some entries, trained in place."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from shira_diffusion import Adapter, AdapterInfo, SparseDelta, SparseTuner
+from shira_diffusion import SparseDelta, SparseTuner
 
 
 class Shira:
@@ -35,9 +33,9 @@ class Shira:
         """Take the entries' values; their places were given to the constructor."""
         self._tuner.load_state_dict(state["tuner"])
 
-    def save(self, path: Path, info: AdapterInfo) -> None:
-        """Write the native file."""
-        save_deltas(self._tuner.deltas(), path, info)
+    def content(self) -> dict[str, SparseDelta]:
+        """Return the entries' changes."""
+        return self._tuner.deltas()
 
     def facts(self) -> dict[str, str]:
         """Return how many values are trained."""
@@ -46,9 +44,3 @@ class Shira:
     def close(self) -> None:
         """Put the base's values back."""
         self._tuner.close()
-
-
-def save_deltas(deltas: Mapping[str, SparseDelta], path: Path, info: AdapterInfo) -> None:
-    """Write the changes of the UNet's weights, by parameter name, as a native file in fp16."""
-    stored = {f"unet.{name}": delta.to("cpu", torch.float16) for name, delta in deltas.items()}
-    Adapter(stored, info).save(path)

@@ -3,14 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shira_diffusion import AdapterInfo, SparseTuner, masks
-from training.methods.shira import save_deltas
+from shira_diffusion import SparseDelta, SparseTuner, masks
 
 
 class ShiraDora:
@@ -80,9 +78,9 @@ class ShiraDora:
                 part.copy_(value)
         self.write()
 
-    def save(self, path: Path, info: AdapterInfo) -> None:
-        """Write the native file."""
-        save_deltas(self._tuner.deltas(), path, info)
+    def content(self) -> dict[str, SparseDelta]:
+        """Return the entries' changes."""
+        return self._tuner.deltas()
 
     def facts(self) -> dict[str, str]:
         """Return rank and alpha, how many values are trained and how many entries they change."""

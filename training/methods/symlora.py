@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shira_diffusion import AdapterInfo, masks
-from training.methods.lora_file import write_lora
+from shira_diffusion import masks
+from training.methods.content import LowRank
 from training.methods.ranks import symlora_count
 
 
@@ -62,8 +61,8 @@ class SymLora:
             for name, part in self._parts().items():
                 part.copy_(state[name])
 
-    def save(self, path: Path, info: AdapterInfo) -> None:
-        """Write the LoRA that `pipe.load_lora_weights` reads."""
+    def content(self) -> LowRank:
+        """Return the LoRA that `pipe.load_lora_weights` reads."""
         tensors = {}
         for name, layer in self._layers.items():
             down, up = layer.factors()
@@ -72,7 +71,7 @@ class SymLora:
         settings = LoraConfig(
             r=self._rank, lora_alpha=self._rank, target_modules=list(self._layers)
         )
-        write_lora(path, tensors, settings, info)
+        return LowRank(tensors, settings)
 
     def facts(self) -> dict[str, str]:
         """Return the rank, and how many values it came to."""
