@@ -18,10 +18,9 @@ from shira_diffusion.formats import container
 from shira_diffusion.formats.checkpoint import Checkpoint
 from shira_diffusion.formats.names import COMPONENTS
 from shira_diffusion.mixture import mixed
+from shira_diffusion.progress import Progress
 
 Mix = Sequence[tuple[Adapter, float]]
-Progress = Callable[[int, int], None]
-"""Called with how many weights are done, and of how many."""
 
 _WEIGHTS = frozenset({".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx"})
 

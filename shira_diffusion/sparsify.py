@@ -15,10 +15,9 @@ from shira_diffusion.delta import SparseDelta
 from shira_diffusion.energy import Energy
 from shira_diffusion.errors import MismatchError, SettingError
 from shira_diffusion.formats.checkpoint import Checkpoint
+from shira_diffusion.progress import Progress
 from shira_diffusion.targets import chosen_of_all
 
-Progress = Callable[[int, int], None]
-"""Called with how many passes over weights are done, and of how many."""
 BUDGETS = ("global", "layer")
 
 

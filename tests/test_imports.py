@@ -12,6 +12,7 @@ LIBRARY = ROOT / "shira_diffusion"
 # A module of the library may import those above it.
 ORDER = [
     "errors",
+    "progress",
     "delta",
     "lowrank",
     "energy",

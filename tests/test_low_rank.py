@@ -159,6 +159,28 @@ def test_any_mix_in_any_order_and_back(dtype: torch.dtype) -> None:
     assert addresses == {name: one.data_ptr() for name, one in module.named_parameters()}
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_and_from_it_to_the_host() -> None:
+    module = net(torch.bfloat16).cuda()
+    base, known = weights(module), adapters(net())
+    switcher = AdapterSwitcher(module)
+    for name, adapter in known.items():
+        switcher.add(name, adapter)
+    for before in MIXES:
+        for mix in MIXES:
+            switcher.set(before)
+            switcher.set(mix)
+            for name, weight in expected(weights(net(torch.bfloat16)), known, mix).items():
+                live = module.get_parameter(name).detach().cpu()
+                torch.testing.assert_close(live, weight, rtol=2**-7, atol=2**-7)
+            with switcher.using({}):
+                assert_weights(module, base)
+    switcher.set({"lora": 1.0, "sparse": 0.5})
+    module.cpu()
+    switcher.clear()
+    assert_weights(module, {name: one.cpu() for name, one in base.items()})
+
+
 def test_the_model_is_followed_through_moves_and_casts() -> None:
     module = net()
     known = adapters(module)

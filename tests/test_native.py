@@ -402,7 +402,7 @@ CODE, VALUES = torch.tensor([0, 3], dtype=torch.uint8), torch.ones(2, dtype=torc
         (CODE, VALUES.int(), "not of their type|fp16, bf16 or fp32"),
         (CODE, VALUES[:1].clone(), "speaks of|marks 2 entries"),
         (CODE[:1].clone(), VALUES, "speaks of|marks 1 entries"),
-        (CODE, VALUES * math.nan, "NaN"),
+        (CODE, VALUES * math.nan, "'w': values hold NaN"),
         (CODE, VALUES * math.inf, "infinity"),
         (torch.tensor([0, 19], dtype=torch.uint8), VALUES, "reaches entry 20"),
         (torch.tensor([0, 1, 255], dtype=torch.uint8), VALUES, "skip|speaks of"),

@@ -20,6 +20,7 @@ from shira_diffusion.adapter import Adapter, AdapterInfo
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import FormatError
 from shira_diffusion.formats import peft as peft_format
+from shira_diffusion.pipeline import load_adapters
 from shira_diffusion.switch import AdapterSwitcher
 
 TARGETS = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "llama": ["q_proj", "v_proj", "up_proj"]}
@@ -215,6 +216,23 @@ def test_shapes_are_worked_out_where_the_file_settles_them(tmp_path: Path) -> No
     assert {name: one.shape for name, one in adapter.deltas.items()} == {
         name: expected[name] for name in adapter.deltas
     }
+
+
+def test_a_pipeline_tells_the_shapes(tmp_path: Path, toy_pipe: StableDiffusionXLPipeline) -> None:
+    trained("unet", tmp_path / "mine", r=1)
+    with pytest.raises(FormatError, match="cannot be told"):
+        formats.load(tmp_path / "mine")
+    before = {name: one.detach().clone() for name, one in toy_pipe.unet.named_parameters()}
+    switcher = load_adapters(toy_pipe, tmp_path / "mine", strength=0.5)
+    assert switcher.active == {"mine": 0.5}
+    state = load_file(tmp_path / "mine" / "adapter_model.safetensors")
+    for name, weight in toy_pipe.unet.named_parameters():
+        key = f"base_model.model.{name.removesuffix('.weight')}"
+        expected = before[name].clone()
+        if f"{key}.shira_weight" in state:
+            rows, columns = state[f"{key}.shira_indices"].long()
+            expected[rows, columns] += 0.5 * state[f"{key}.shira_weight"]
+        assert torch.equal(weight, expected), name
 
 
 LAYER = "base_model.model.a.q_proj"

@@ -20,6 +20,7 @@ from shira_diffusion.errors import DeltaError, FormatError, SettingError, ShiraE
 from shira_diffusion.formats import container, metadata, names
 from shira_diffusion.formats.kohya import Naming, flat_name
 from shira_diffusion.modelspec import kohya
+from shira_diffusion.progress import Progress, counted
 
 _WEIGHT, _BIAS = ".diff", ".diff_b"
 _DTYPES = {torch.float16: ("F16", 2), torch.bfloat16: ("BF16", 2), torch.float32: ("F32", 4)}
@@ -79,6 +80,7 @@ def save(
     *,
     naming: Naming = Naming.SGM,
     dtype: torch.dtype = torch.float16,
+    progress: Progress | None = None,
 ) -> int:
     """Write every change as a dense tensor; returns the file's size, see `size` for it beforehand.
 
@@ -99,7 +101,10 @@ def save(
     stated = {**metadata.encode(adapter.info), **kohya(adapter.info), "format": "pt"}
     header["__metadata__"] = stated
     ordered = [name for _, name in sorted(keys.items())]
-    dense = (_in_range(name, adapter.deltas[name].to_dense(), dtype) for name in ordered)
+    dense = (
+        _in_range(name, adapter.deltas[name].to_dense(), dtype)
+        for name in counted(ordered, progress)
+    )
     container.stream(Path(path), header, dense)
     return Path(path).stat().st_size
 

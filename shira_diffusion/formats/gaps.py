@@ -36,34 +36,27 @@ def decode(code: Tensor, nnz: int, numel: int) -> Tensor:
     Raises `FormatError` for a code that no indices have: another number of them, one out of
     bounds, or a skip at the end. Memory is bounded by the code's own length.
     """
-    steps = code.numpy()
-    marks = _marks(steps, nnz)
     indices = torch.empty(nnz, dtype=index_dtype(numel))
-    _fill(steps, marks, indices.numpy(), numel)
+    decode_into(code.numpy(), indices.numpy(), numel)
     return indices
 
 
 def decode_into(steps: Code, indices: Places, numel: int) -> None:
     """As `decode`, into an array of int32 or int64 that has the right size."""
-    _fill(steps, _marks(steps, indices.size), indices, numel)
-
-
-def _marks(steps: Code, nnz: int) -> Places:
-    """Where the code marks an entry."""
-    marks = np.flatnonzero(steps != _SKIP)
-    if marks.size != nnz:
-        raise FormatError(f"the gap code marks {marks.size} entries but there are {nnz} values")
+    marks = steps != _SKIP
+    count = np.count_nonzero(marks)
+    if count != indices.size:
+        raise FormatError(f"the gap code marks {count} entries but there are {indices.size} values")
     if steps.size and steps[-1] == _SKIP:
         raise FormatError("the gap code ends in a skip")
-    return marks
-
-
-def _fill(steps: Code, marks: Places, indices: Places, numel: int) -> None:
+    if not count:
+        return
     # Half the bytes take half the time, as long as no code of this length can count beyond them.
     short = (_SKIP + 1) * steps.size < 2**31
     kind: np.dtype[np.signedinteger[Any]] = np.dtype(np.int32 if short else np.int64)
+    skipped = np.cumsum(steps, dtype=kind)[marks]
+    last = int(skipped[-1]) + count - 1
+    if last >= numel:
+        raise FormatError(f"the gap code reaches entry {last} of a weight with {numel}")
     # A mark moves past the entry itself too, a skip only over what it skips.
-    places = np.cumsum(steps, dtype=kind)[marks] + np.arange(marks.size, dtype=kind)
-    if marks.size and places[-1] >= numel:
-        raise FormatError(f"the gap code reaches entry {places[-1]} of a weight with {numel}")
-    indices[:] = places
+    np.add(skipped, np.arange(count, dtype=kind), out=indices, casting="same_kind")

@@ -20,6 +20,7 @@ from shira_diffusion.formats import container, diff, metadata, names, peft
 from shira_diffusion.formats.kohya import Naming, flat_name
 from shira_diffusion.lowrank import DoraDelta, LowRankDelta
 from shira_diffusion.modelspec import kohya
+from shira_diffusion.progress import Progress, counted
 from shira_diffusion.svd import Factors, factored
 
 # diffusers writes PEFT's settings of every component under this key, as "unet.lora_alpha".
@@ -81,6 +82,7 @@ def save(
     *,
     naming: Naming | None = None,
     dtype: torch.dtype = torch.float16,
+    progress: Progress | None = None,
 ) -> Energy:
     """Write the best LoRA of `rank` for each weight; returns how much of the change it keeps.
 
@@ -100,8 +102,8 @@ def save(
             )
     tensors: dict[str, Tensor] = {}
     whole, lost = {}, {}
-    for name, one in adapter.deltas.items():
-        factors = factored(one, rank).rounded(dtype)
+    for name in counted(adapter.deltas, progress):
+        factors = factored(adapter.deltas[name], rank).rounded(dtype)
         tensors |= _stored(name.removesuffix(".weight"), factors, rank, naming)
         whole[name], lost[name] = factors.whole, factors.lost
     stated = {**metadata.encode(adapter.info), **kohya(adapter.info, rank=rank), "format": "pt"}

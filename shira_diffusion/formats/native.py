@@ -136,8 +136,19 @@ def _check_tensors(
                 f"{_LAYOUT_KEY} speaks of {sizes[1]} entries in {sizes[0]} bytes, but there are "
                 f"{values.numel()} in {code.numel()}"
             )
-        if not all(abs(end) < float("inf") for end in bounds(values)):
-            raise FormatError("values hold NaN or infinity; the training that made them diverged")
+        _require_finite(extents, values)
+
+
+def _require_finite(extents: Mapping[str, Extent], values: Tensor) -> None:
+    if all(math.isfinite(end) for end in bounds(values)):
+        return
+    parts = values.split([one.nnz for one in extents.values()])
+    name = next(
+        name for name, part in zip(extents, parts, strict=True) if not bool(part.isfinite().all())
+    )
+    raise FormatError(
+        f"the weight {name!r}: values hold NaN or infinity; the training that made them diverged"
+    )
 
 
 def _group(
