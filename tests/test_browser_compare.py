@@ -90,6 +90,7 @@ def begin_long_grid(page: Page) -> None:
     expect(page.locator("#plan-size")).to_contain_text("1 × 24 = 24 places")
     set_steps(page, 100)
     page.locator("#compare-start").click()
+    expect(page.locator("#compare-progress")).to_contain_text("of 100", timeout=JOB_MS)
     page.locator("#grid img").first.wait_for(timeout=JOB_MS)
 
 

@@ -1,6 +1,5 @@
 """The Train tab in a real browser: from dropped pictures to an adapter, through any restart."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,12 +17,40 @@ pytestmark = pytest.mark.browser
 RUN_MS = 120_000
 
 
+class House:
+    """A studio that can be started again on what it has."""
+
+    def __init__(self, place: Path, base: Path) -> None:
+        self.place = place
+        self._base = base
+        self._stack = ExitStack()
+        self.address = self.start()
+
+    def start(self) -> str:
+        adapters = self.place / "adapters"
+        studio = served(self.place, base=self._base, adapters=adapters, threads=1)
+        return self._stack.enter_context(studio)
+
+    def restart(self) -> None:
+        self.close()
+        self.address = self.start()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
 @pytest.fixture(scope="module")
-def place(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where studios keep what they have; at the end nothing that they started runs on."""
+def house(
+    browser: Browser,  # noqa: F811
+    toy_base: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[House]:
+    """A running studio; at the end nothing that it started runs on."""
     folder = tmp_path_factory.mktemp("train")
     make_library(toy_base, folder / "adapters")
-    yield folder
+    house = House(folder, toy_base)
+    yield house
+    house.close()
     for training in (folder / "outputs" / "trainings").glob("2*"):
         process = read_process(training)
         if process:
@@ -78,14 +105,38 @@ def caption(page: Page, at: int) -> str:
     return page.locator(".caption textarea").nth(at).input_value()
 
 
-def test_from_dropped_pictures_through_stop_and_restart_to_an_adapter(
+def test_the_check_and_a_refused_run_speak_plainly_on_a_phone(
     browser: Browser,  # noqa: F811
-    toy_base: Path,
-    place: Path,
+    house: House,
     dropped: list[Path],
 ) -> None:
-    studios = {"folder": place, "base": toy_base, "adapters": place / "adapters", "threads": 1}
-    with served(**studios) as address, train_tab(browser, address) as page:
+    with train_tab(browser, house.address, width=390) as page:
+        page.locator("#train-drop input[type=file]").set_input_files(dropped[:2])
+        expect(page.locator(".caption textarea")).to_have_count(2)
+        fill_in(page, "No caption", steps=4)
+        page.locator("#train-check").click()
+        page.get_by_text("To be mended first").wait_for(timeout=RUN_MS)
+        expect(page.locator("#train-estimate .faults")).to_contain_text("have no caption")
+        page.locator("#train-start").click()
+        expect(page.locator(".run-head .state")).to_have_text("failed", timeout=RUN_MS)
+        expect(page.locator(".run-problem")).to_contain_text("have no caption")
+        assert str(house.place) not in page.locator(".run").inner_text()
+        assert overflow(page) <= 0
+        page.locator(".run [data-action=remove]").click()
+        page.get_by_text("“No caption” was removed.").wait_for()
+        expect(page.locator(".runs-item")).to_have_count(0)
+        page.locator(".runs .notice").get_by_text("Undo").click()
+        expect(page.locator(".runs-item")).to_have_count(1)
+        page.locator("#train-new").click()
+        expect(page.locator(".caption textarea")).to_have_count(0)
+
+
+def test_from_dropped_pictures_through_stop_and_restart_to_an_adapter(
+    browser: Browser,  # noqa: F811
+    house: House,
+    dropped: list[Path],
+) -> None:
+    with train_tab(browser, house.address) as page:
         page.locator("#train-start").click()
         page.get_by_text("Give the adapter a name").wait_for()
         page.locator("#train-drop input[type=file]").set_input_files(dropped)
@@ -106,50 +157,24 @@ def test_from_dropped_pictures_through_stop_and_restart_to_an_adapter(
         assert caption(page, 0) == "castle, ink style"
         page.locator(".run-plot svg").wait_for()
 
-    # The studio is gone, the training is not.
-    with served(**studios) as address, train_tab(browser, address) as page:
-        expect(page.locator(".run-head .state")).to_have_text("training")
-        page.locator(".run [data-action=halt]").click()
-        expect(page.locator(".run-head .state")).to_have_text("stopped", timeout=RUN_MS)
-        page.locator(".run [data-action=resume]").click()
-        expect(page.locator(".run-head .state")).to_have_text("training", timeout=RUN_MS)
-        page.locator(".run [data-action=halt]").click()
-        expect(page.locator(".run-head .state")).to_have_text("stopped", timeout=RUN_MS)
-        page.locator(".run [data-action=remove]").click()
-        page.get_by_text("“Bold ink” was removed.").wait_for()
-        page.locator(".runs .notice").get_by_text("Undo").click()
-        expect(page.locator(".runs-item")).to_have_count(1)
-
+    house.restart()  # the training goes on meanwhile
+    with train_tab(browser, house.address) as page:
+        state = page.locator(".run-head .state")
+        expect(state).to_have_text("training")
         page.locator(".run [data-action=reuse]").click()
         expect(page.locator("#train-title").locator("input, textarea")).to_have_value("Bold ink")
+        page.locator(".run [data-action=halt]").click()
+        expect(state).to_have_text("stopped", timeout=RUN_MS)
+        page.locator(".run [data-action=resume]").click()
+        expect(state).to_have_text("training", timeout=RUN_MS)
         fill_in(page, "Short ink", steps=6)
         page.locator("#train-start").click()
+        expect(state).to_have_text("waiting")
+        page.locator(".runs-item", has_text="Bold ink").click()
+        page.locator(".run [data-action=halt]").click()
+        page.locator(".runs-item", has_text="Short ink").click()
         page.get_by_text("Short ink is in the library").wait_for(timeout=RUN_MS)
         expect(page.locator(".run-samples img")).to_have_count(1)
         assert page.locator(".run-samples img").evaluate("image => image.naturalWidth") == 32
         go_to(page, "Library")
         page.locator(".shelf-card[data-name=short-ink]").wait_for()
-
-
-def test_the_check_and_a_refused_run_speak_plainly_on_a_phone(
-    browser: Browser,  # noqa: F811
-    toy_base: Path,
-    dropped: list[Path],
-    tmp_path: Path,
-) -> None:
-    adapters = make_library(toy_base, tmp_path / "adapters")
-    with ExitStack() as stack:
-        address = stack.enter_context(served(tmp_path, base=toy_base, adapters=adapters, threads=1))
-        page = stack.enter_context(train_tab(browser, address, width=390))
-        page.locator("#train-drop input[type=file]").set_input_files(dropped[:2])
-        expect(page.locator(".caption textarea")).to_have_count(2)
-        fill_in(page, "Ink", steps=4)
-        page.locator("#train-check").click()
-        page.get_by_text("To be mended first").wait_for(timeout=RUN_MS)
-        expect(page.locator("#train-estimate .faults")).to_contain_text("have no caption")
-        page.locator("#train-start").click()
-        expect(page.locator(".run-head .state")).to_have_text("failed", timeout=RUN_MS)
-        expect(page.locator(".run-problem")).to_contain_text("have no caption")
-        assert str(tmp_path) not in page.locator(".run").inner_text()
-        assert overflow(page) <= 0
-    shutil.rmtree(tmp_path / "outputs")

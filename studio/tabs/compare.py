@@ -56,7 +56,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     place = _place()
     gr.HTML(f'<p class="help">{EXPLANATION}</p>')
     tab.select(handlers.choices, outputs=[a[0], b[0], rows.names, columns.names], **PAGE)
-    _connect(handlers, form, buttons, place, tab)
+    _connect(handlers, form, buttons, place, size, tab)
     gr.on(
         [part.change for part in form if part is not prompt],
         handlers.size, [*form], size, trigger_mode="always_last", **PAGE,
@@ -119,19 +119,26 @@ def _place() -> Place:
 
 
 def _connect(
-    handlers: CompareHandlers, form: Form, buttons: RunButtons, place: Place, tab: gr.Tab
+    handlers: CompareHandlers,
+    form: Form,
+    buttons: RunButtons,
+    place: Place,
+    size: gr.HTML,
+    tab: gr.Tab,
 ) -> None:
     current, progress = place.shown.current, place.shown.progress
     settled = [*buttons, progress, place.resume, place.earlier]
 
     def begin(starts: list[Any], work: Any, inputs: list[Any], outputs: list[Any]) -> None:
         armed = gr.on(starts, handlers.arm, outputs=settled[:-1], **PAGE)
-        follow(armed.then(work, inputs, outputs, **FOLLOW))
+        ended(armed.then(work, inputs, outputs, **FOLLOW), handlers.settle)
 
-    def follow(job: Any) -> None:
+    def ended(job: Any, handler: Any) -> None:
         # Gradio 6.31 calls `then` after a success only, against its documentation.
-        job.then(handlers.settle, current, settled, **PAGE)
-        job.failure(handlers.settle, current, settled, **PAGE)
+        for event in (job.then, job.failure):
+            event(handler, current, settled, **PAGE)
+        # The time that a grid takes is told by the newest picture.
+        job.then(handlers.size, [*form], size, **PAGE)
 
     begin(
         [buttons.start.click, form.prompt.submit],
@@ -141,6 +148,6 @@ def _connect(
     chosen = place.earlier.input(str, place.earlier, current, **PAGE)
     opened = tab.select(handlers.running, current, current, **PAGE)
     for arrival in (chosen, opened):
-        ready = arrival.then(handlers.settle, current, settled, **PAGE)
-        follow(ready.then(handlers.follow, current, [*place.shown], **FOLLOW))
+        ready = arrival.then(handlers.arrive, current, settled, **PAGE)
+        ended(ready.then(handlers.follow, current, [*place.shown], **FOLLOW), handlers.arrive)
     buttons.stop.click(handlers.stop, current, **PAGE)

@@ -134,6 +134,14 @@ class CompareHandlers:
             gr.update(choices=self._earlier(), value=current or None),
         )
 
+    def arrive(self, current: str) -> tuple[Any, ...]:
+        """For a page that opens: as `settle`, but without a grid the buttons are left alone.
+
+        Somebody may have pressed Compare since.
+        """
+        settled = self.settle(current)
+        return settled if current else (*[gr.skip()] * (len(settled) - 1), settled[-1])
+
     def choices(self) -> tuple[Any, ...]:
         """The adapters to choose from, as they are on disk now: A, B and both axes."""
         names = gr.update(choices=[("No adapter", ""), *adapter_choices(self.studio.library)])

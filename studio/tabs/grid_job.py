@@ -1,5 +1,6 @@
 """A grid on the page: started, followed, stopped, taken up again; for Compare and Blend."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from studio.service import Studio
 from studio.tabs import gridview
 from studio.tabs.telling import remark, told
 from studio.worker import Standing
+
+TOLD_EVERY = 0.25
+"""Seconds between two words on the progress; a busy page falls behind more."""
 
 
 class Shown(NamedTuple):
@@ -32,12 +36,16 @@ async def watched(studio: Studio, name: str) -> AsyncIterator[tuple[Shown, Grid]
     grid = studio.grids.open(name)
     job = runner.job_of(studio.worker, name)
     standing: Standing | None = None
-    drawn: Any = None
+    drawn: tuple[Any, ...] | None = None
+    told_at = 0.0
     if job:
         async for standing in follow(studio.worker, job.id):
             grid = runner.live(grid, standing.progress)
-            # The pictures are sent again only when there is a new one.
             same, drawn = drawn == _mark(grid), _mark(grid)
+            if same and time.monotonic() - told_at < TOLD_EVERY:
+                continue
+            told_at = time.monotonic()
+            # The pictures are sent again only when there is a new one.
             shown = gr.skip() if same else draw(studio, grid)
             yield Shown(gridview.progress(standing, grid), shown, name), grid
     grid = studio.grids.open(name)

@@ -50,10 +50,9 @@ def runs_value(trainings: Trainings, library: AdapterLibrary, chosen: str) -> di
     alive = [one for one in found if one.state in ALIVE]
     known = {one.id: one for one in found}
     shown = known.get(chosen) or next(iter(alive or found), None)
-    names = {entry.name for entry in library.usable}
     return {
         "runs": [_item(one) for one in found],
-        "chosen": _detail(shown, names) if shown else None,
+        "chosen": _detail(shown, library) if shown else None,
         "bin": [
             {"ticket": item.ticket, "title": item.title} for item in trainings.trash.items()[:1]
         ],
@@ -83,7 +82,7 @@ def _share(training: Training) -> float:
     return round(progress.step / progress.steps, 4) if progress.steps else 0.0
 
 
-def _detail(training: Training, library: set[str]) -> dict[str, Any]:
+def _detail(training: Training, library: AdapterLibrary) -> dict[str, Any]:
     progress = training.progress
     return {
         **_item(training),
@@ -106,10 +105,10 @@ def _actions(state: State) -> list[str]:
     return [*(["resume"] if state in RESUMABLE else []), "reuse", "remove"]
 
 
-def _words(training: Training, library: set[str]) -> str:
+def _words(training: Training, library: AdapterLibrary) -> str:
     progress = training.progress
     if training.state is State.FINISHED:
-        if progress.adapter in library:
+        if (library.folder / progress.adapter).is_dir():
             return f"Finished. {training.order.title} is in the library and under Generate."
         return "Finished. Its adapter is not in the library any more."
     if training.state is State.TRAINING:
