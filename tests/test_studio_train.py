@@ -17,8 +17,9 @@ from shira_diffusion import Adapter
 from shira_diffusion.errors import SettingError
 from studio.library import AdapterLibrary
 from studio.tabs import train_view
+from studio.vocabulary import Vocabulary
 from studio.workshop.captions import CONCEPT, STYLE, cleaned, from_file_name, with_trigger
-from studio.workshop.estimate import duration, duration_words, estimate, read
+from studio.workshop.estimate import duration, duration_words, estimate, read, strangers
 from studio.workshop.order import EXTRAS, Order, Places, command, read_extras
 from studio.workshop.presets import METHODS, offered, read_presets
 from studio.workshop.process import Process, read_process
@@ -282,6 +283,17 @@ def test_a_dry_run_in_words() -> None:
     assert read([], "Traceback\n  x\nValueError: no").faults == ("ValueError: no",)
     page = train_view.estimate(replace(found, faults=(HOSTILE,)))
     assert "<img" not in page
+
+
+def test_words_that_the_base_never_read_are_remarked_on() -> None:
+    known = Vocabulary(
+        concepts=("red fox",), styles=("noto style",), modifiers=(), others=("a",), alike={}
+    )
+    (remark,) = strangers(known, ["a red fox, ink style", "a wug, noto style"], "ink style")
+    assert "“wug”" in remark
+    assert "ink" not in remark.split(":")[0]
+    assert strangers(known, ["a red fox, ink style"], "ink style") == ()
+    assert strangers(None, ["anything"], "") == ()
 
 
 # Runs

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from studio.tabs import train_form, train_view
 from studio.tabs.telling import remark, told
 from studio.tabs.train_form import Form, Numbers, Presets
 from studio.workshop.captions import with_trigger
-from studio.workshop.estimate import estimate
+from studio.workshop.estimate import estimate, strangers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 _BUSY = '<div class="estimate" role="status">Asking the trainer what it would do…</div>'
@@ -152,10 +152,12 @@ class TrainHandlers:
             yield _BUSY
             folder = workshop.sets.find(set_id or "").folder
             found = estimate(order, workshop.places, folder, workshop.trainings.all())
+            texts = [one["captions"] for one in shown["images"]]
+            remarks = strangers(self.studio.engine.base.vocabulary, texts, order.trigger)
         except ShiraError as error:
             yield ""
             raise told(error) from error
-        yield train_view.estimate(found)
+        yield train_view.estimate(replace(found, remarks=(*found.remarks, *remarks)))
 
     def start(self, set_id: str | None, shown: dict[str, Any], *values: Any) -> tuple[Any, ...]:
         """Put the training in line and show it; the outputs are `Watched` and the estimate."""

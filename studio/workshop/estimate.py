@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from studio.vocabulary import Vocabulary
 from studio.workshop.order import Order, Places, command
 from studio.workshop.process import ROOT, trainer
 from studio.workshop.runs import State, Training, TrainingError
 
 SECONDS = 300
+MOST_STRANGERS = 12
 _REMARK, _FAULT = "remark: ", "fault: "
 # Told elsewhere on the page, or one line for each picture.
 _UNTOLD = ("name: ", "  ")
@@ -70,6 +72,22 @@ def _faults(complained: str) -> tuple[str, ...]:
         return (complained.splitlines()[-1],)
     parts = ("\n" + complained).split(f"\n{_FAULT}")
     return tuple(part.strip() for part in parts if part.strip())
+
+
+def strangers(
+    vocabulary: Vocabulary | None, captions: Iterable[str], trigger: str
+) -> tuple[str, ...]:
+    """A remark on the words of captions that a small base never read, besides the trigger."""
+    if vocabulary is None:
+        return ()
+    unknown = vocabulary.unknown(", ".join(captions), [trigger])[:MOST_STRANGERS]
+    if not unknown:
+        return ()
+    words = ", ".join(f"“{word}”" for word in unknown)
+    return (
+        f"the base never read {words}: name what is in the pictures in words that it knows, so "
+        "that the trigger alone stands for what is new",
+    )
 
 
 def duration(order: Order, earlier: Iterable[Training]) -> list[tuple[str, str]]:
