@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Read when torch is imported: idle OpenMP threads that spin starve a shared machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -377,6 +377,9 @@ def test_a_training_outlives_its_studio_and_a_killed_one_can_go_on(
     assert read_process(other.find(training_id).folder) == process
     with pytest.raises(TrainingError, match="cannot go on"):
         other.resume(training_id)
+    deadline = time.monotonic() + RUN_SECONDS
+    while other.find(training_id).progress.step < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)  # a step is told before its checkpoint is written
     os.kill(process.pid, 9)
     killed = wait_for(other, training_id, State.INTERRUPTED, State.FAILED)
     assert killed.state is State.INTERRUPTED
