@@ -29,6 +29,7 @@ from studio.jobs import Job, State
 from studio.library import AdapterLibrary
 from studio.machine import Machine
 from studio.page import serve
+from studio.pictures import write_png
 from studio.service import Studio
 from studio.tabs import fragments, stage
 from studio.tabs.controls import with_word
@@ -209,6 +210,25 @@ def test_only_the_outputs_are_served(page: gr.Blocks, studio: Studio, toy_base: 
     for path in outside:
         response = httpx.get(page.local_url + fragments.file_url(path))
         assert response.status_code == 403, path
+
+
+def test_a_path_in_place_of_an_upload_is_not_read(
+    page: gr.Blocks, studio: Studio, tmp_path: Path
+) -> None:
+    inside = studio.pictures.save(Image.new("RGB", (8, 8)), Record(recipe(), base="toy"))
+    write_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", Record(recipe(), base="toy"))
+    (take,) = (number for number, block in page.fns.items() if block.name == "take")
+
+    def told(path: Path) -> str:
+        session = {"session_hash": path.stem[-10:]}
+        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        call = {"data": [file], "fn_index": take, **session}
+        assert httpx.post(f"{page.local_url}gradio_api/queue/join", json=call).is_success
+        return httpx.get(f"{page.local_url}gradio_api/queue/data", params=session, timeout=20).text
+
+    assert "a castle" not in told(tmp_path / "a.png")
+    assert "a castle" not in told(Path("/etc/hostname"))
+    assert '"success":false' in told(studio.pictures.path(inside)).replace(" ", "")
 
 
 def test_a_picture_can_be_taken_up_again_without_adapters_that_are_gone(studio: Studio) -> None:

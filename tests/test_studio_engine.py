@@ -28,6 +28,7 @@ from studio import engine as engine_module
 from studio import steps as steps_module
 from studio.engine import Engine
 from studio.errors import BrokenAdapterError, StoppedError
+from studio.library import AdapterLibrary
 from studio.preview import Preview, watch_prediction
 from studio.samplers import Samplers
 from studio.steps import Step
@@ -244,6 +245,20 @@ def test_timing_says_which_steps_see_an_adapter(
     made = pixels(engine, mix=mix, timing=timing, steps=4)
     steps = [{short[one]: mix[short[one]] for one in step} for step in mixes]
     assert made == by_hand(engine, steps)
+
+
+def test_switching_never_compiles_again(toy_base: Path, adapters: Path) -> None:
+    pipe = load_base(toy_base)
+    # As `Machine` does for --compile, less the code generator: what counts is what is traced.
+    pipe.unet.compile_repeated_blocks(fullgraph=True, backend="eager")
+    engine = Engine(pipe, AdapterLibrary(adapters), "toy")
+    alone = [pixels(make_engine(toy_base, adapters), mix=mix) for mix in ({}, {"ink": 1.0})]
+    assert pixels(engine) == alone[0]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert pixels(engine, mix={"ink": 1.0}) == alone[1]
+        pixels(engine, mix={"robot": 1.0, "ink": -0.5}, timing={"ink": "late"}, steps=4)
+        assert pixels(engine) == alone[0]
+    torch._dynamo.reset()
 
 
 def test_every_sampler_makes_its_own_picture_again_and_again(engine: Engine) -> None:
