@@ -80,7 +80,7 @@ def describe(
         samplers=samplers,
         sizes=shapes,
         steps=22 if small else 30,
-        guidance=4.0 if small else 6.0,
+        guidance=3.0 if small else 6.0,
         examples=_EMOJI_PROMPTS if small else _PHOTO_PROMPTS,
         vocabulary=vocabulary,
     )

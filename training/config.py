@@ -191,14 +191,14 @@ class Config:
     prior_batch: int = setting(2, "class images a step", at_least(1))
     prior_weight: float = setting(1.0, "weight of the class images' loss; 0 is off", at_least(0))
     prior_steps: int = setting(14, "denoising steps of a class image", at_least(1))
-    prior_guidance: float = setting(4.0, "guidance of a class image", at_least(0))
+    prior_guidance: float = setting(3.0, "guidance of a class image", at_least(0))
 
     sample_prompts: tuple[str, ...] = setting((), "what samples show; first caption", free=True)
     sample_every: int = setting(
         0, "steps between samples; 0 is only at the end", at_least(0), free=True
     )
     sample_steps: int = setting(22, "denoising steps of a sample", at_least(1), free=True)
-    sample_guidance: float = setting(4.0, "guidance of a sample", at_least(0), free=True)
+    sample_guidance: float = setting(3.0, "guidance of a sample", at_least(0), free=True)
     sample_seed: int = setting(
         1000, "of the first sample; the next counts on", at_least(0), free=True
     )
