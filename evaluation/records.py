@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.errors import EvaluationError
+from training.json_lines import closing, objects
 
 Record = Mapping[str, Any]
 
@@ -25,9 +26,9 @@ class Lines:
         if not text:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        torn = "\n" if self._is_torn() else ""
+        start = closing(self.path)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(torn + text)
+            file.write(start + text)
             file.flush()
             os.fsync(file.fileno())
 
@@ -37,20 +38,7 @@ class Lines:
             return
         packed = self.path.suffix == ".gz"
         content = gzip.decompress(self.path.read_bytes()) if packed else self.path.read_bytes()
-        for line in content.splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict):
-                yield record
-
-    def _is_torn(self) -> bool:
-        if not self.path.is_file() or not self.path.stat().st_size:
-            return False
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() != b"\n"
+        yield from objects(content)
 
 
 def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
