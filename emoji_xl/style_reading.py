@@ -12,7 +12,8 @@ from emoji_xl.palette import colour_shares
 from emoji_xl.shading import FEATURES, shading_shares
 
 HIDDEN = 128
-FIT_STEPS = 1500
+FIT_EPOCHS = 40
+LEAST_STEPS = 200
 FIT_BATCH = 512
 FIT_RATE = 2e-3
 
@@ -47,7 +48,7 @@ def fit_style(reading: StyleReading, images: Tensor, styles: Tensor, *, batch: i
     reading.requires_grad_().train()
     optimizer = torch.optim.AdamW(reading.parameters(), lr=FIT_RATE, weight_decay=0.3)
     draws = torch.Generator().manual_seed(0)
-    for _ in range(FIT_STEPS):
+    for _ in range(max(LEAST_STEPS, FIT_EPOCHS * len(features) // FIT_BATCH)):
         rows = torch.randint(len(features), (FIT_BATCH,), generator=draws).to(features.device)
         logits = reading.layers(features[rows])
         loss = F.cross_entropy(logits, styles[rows], label_smoothing=0.05)

@@ -1,30 +1,28 @@
-"""What PEFT makes of LoRA files, as the exact change of the base's weights.
+"""What PEFT's `add_weighted_adapter` makes of LoRA files, as the exact change of the weights.
 
-A DoRA's change depends on the base, and `add_weighted_adapter` merges LoRAs in ways of its own.
-Both are asked of PEFT itself, on a live UNet that is given back bit for bit.
+PEFT itself is asked, on a live UNet that is given back bit for bit.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
 from torch import Tensor
 
 from evaluation.errors import EvaluationError
 from shira_diffusion import Adapter, SparseDelta
 from shira_diffusion.delta import index_dtype
 from shira_diffusion.formats import read_info
+from shira_diffusion.lowrank import LowRankDelta
+
+Factors = dict[str, LowRankDelta]
 
 _MERGED = "merged"
-_SETTINGS = ("r", "lora_alpha", "target_modules", "use_dora")
 
 
 def weighted(
@@ -51,36 +49,22 @@ def weighted(
     return _adapter(changes, files[0])
 
 
-def dora_change(unet: UNet2DConditionModel, file: Path) -> Adapter:
-    """Return the change that a DoRA makes to the base when it is merged."""
-    with _loaded(unet, [file]) as (model, _):
-        changes = {}
-        for name, layer in _layers(model).items():
-            weight = layer.get_base_layer().weight
-            before = weight.detach().clone()
-            layer.merge()
-            changes[name] = weight.detach() - before
-            with torch.no_grad():
-                weight.copy_(before)
-            layer.merged_adapters.clear()
-    return _adapter(changes, file)
-
-
 @contextmanager
 def _loaded(
     unet: UNet2DConditionModel, files: Sequence[Path]
 ) -> Iterator[tuple[PeftModel, list[str]]]:
     """Have the files' adapters in the UNet for the block, as "0", "1" ..., none of them merged."""
     flags = {name: weight.requires_grad for name, weight in unet.named_parameters()}
-    names = [str(place) for place in range(len(files))]
-    model = get_peft_model(unet, _settings(files[0]), adapter_name=names[0])
+    loras = {str(place): _factors(file) for place, file in enumerate(files)}
+    first, *others = loras
+    model = get_peft_model(unet, _settings(loras[first]), adapter_name=first)
     try:
-        for name, file in zip(names, files, strict=True):
-            if name != names[0]:
-                model.add_adapter(name, _settings(file))
-            outcome = set_peft_model_state_dict(model, _tensors(file), adapter_name=name)
+        for name in others:
+            model.add_adapter(name, _settings(loras[name]))
+        for name, lora in loras.items():
+            outcome = set_peft_model_state_dict(model, _tensors(lora), adapter_name=name)
             assert not outcome.unexpected_keys, outcome.unexpected_keys
-        yield model, names
+        yield model, list(loras)
     finally:
         model.unload()
         if hasattr(unet, "peft_config"):
@@ -89,22 +73,29 @@ def _loaded(
             weight.requires_grad_(flags[name])
 
 
-def _settings(file: Path) -> LoraConfig:
-    with safe_open(file, framework="pt") as opened:
-        stated = (opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
-    if stated is None:
-        raise EvaluationError(f"{file} does not say rank and alpha as diffusers' LoRA files do.")
-    settings = json.loads(stated)
-    return LoraConfig(**{key: settings[f"unet.{key}"] for key in _SETTINGS})
+def _factors(file: Path) -> Factors:
+    """Read a LoRA's factors by their layer's path in the UNet."""
+    found: Factors = {}
+    for name, delta in Adapter.load(file).deltas.items():
+        component, _, path = name.removesuffix(".weight").partition(".")
+        if component != "unet" or type(delta) is not LowRankDelta:
+            raise EvaluationError(f"{file} is no LoRA of a UNet alone: PEFT cannot merge {name}.")
+        found[path] = delta
+    return found
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
-    with safe_open(file, framework="pt") as opened:
-        names = list(opened.keys())
-        return {
-            f"base_model.model.{name.removeprefix('unet.')}": opened.get_tensor(name).float()
-            for name in names
-        }
+def _settings(lora: Factors) -> LoraConfig:
+    """Return PEFT's settings of a LoRA whose layers are all of one rank and scale, as ours are."""
+    ((rank, scale),) = {(delta.rank, delta.scale) for delta in lora.values()}
+    return LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=list(lora))
+
+
+def _tensors(lora: Factors) -> dict[str, Tensor]:
+    return {
+        f"base_model.model.{path}.lora_{factor}.weight": tensor.float()
+        for path, delta in lora.items()
+        for factor, tensor in (("A", delta.down), ("B", delta.up))
+    }
 
 
 def _layers(model: PeftModel) -> dict[str, LoraLayer]:

@@ -294,8 +294,8 @@ def test_a_second_person_is_told_who_comes_first(
         for page in (shipped_page, other):
             page.locator("#prompt textarea").fill("a castle")
             set_steps(page, 100)
+        for page in (shipped_page, other):
             page.locator("#generate-start").click()
-            page.locator("#generate-stop").wait_for()
         other.get_by_text("1 job before yours").wait_for(timeout=JOB_MS)
         for page in (other, shipped_page):
             page.locator("#generate-stop").click()

@@ -17,6 +17,7 @@ from evaluation.peft_changes import weighted
 from evaluation.plan import CONCEPT, STYLE, Merge
 from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, fuse
 from shira_diffusion.pipeline import target_weights
+from training.methods import content
 from training.methods.lora import Lora
 
 NUMBER = 0.5
@@ -32,7 +33,9 @@ def write(pipe: StableDiffusionXLPipeline, path: Path, seed: int, *, dora: bool 
     with torch.no_grad():
         for value in method.parameters():
             value += 0.1 * torch.randn(value.shape, generator=generator)
-    method.save(path, AdapterInfo("x", method="dora" if dora else "lora"))
+    content.write(
+        {"unet": method.content()}, path, AdapterInfo("x", method="dora" if dora else "lora")
+    )
     method.close()
     return path
 
