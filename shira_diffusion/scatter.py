@@ -166,10 +166,13 @@ def _for_each_weight(counts: Sequence[int], work: Callable[[int], None]) -> None
     """
     numbers = [number for number, count in enumerate(counts) if count]
     shares = min(torch.get_num_threads(), 1 + sum(counts) // _ENTRIES_WORTH_A_THREAD)
+    # A thread of its own knows nothing of the mode that its caller is in.
+    inference = torch.is_inference_mode_enabled()
 
     def run(share: int) -> None:
-        for number in numbers[share::shares]:
-            work(number)
+        with torch.inference_mode(inference):
+            for number in numbers[share::shares]:
+                work(number)
 
     if shares == 1:
         run(0)

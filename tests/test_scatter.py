@@ -174,6 +174,16 @@ def test_what_fails_meanwhile_changes_nothing(dtype: torch.dtype, device: str) -
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_reading_and_exchanging_under_inference_mode(device: str) -> None:
+    case = Case(torch.float32, device)
+    expected = case.slow_write(case.values)
+    with torch.inference_mode():
+        held = read_many(case.table, case.places)
+        exchange_many(case.table, [Step(case.places, held, case.values)])
+    case.assert_weights(expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_nan_is_expected_where_nan_is(device: str) -> None:
     weight = torch.tensor([math.nan, 1.0, -0.0], device=device)
     # Another NaN than torch's own, as casting on another device may leave it.
