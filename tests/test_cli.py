@@ -371,7 +371,12 @@ def test_a_stop_leaves_no_half_file(tmp_path: Path, number: signal.Signals) -> N
     mix = sorted((ROOT / "adapters").glob("*/adapter.safetensors"))
     command = [sys.executable, "-m", "shira_diffusion", "bake", str(BASE), *map(str, mix)]
     process = subprocess.Popen(
-        [*command, "-o", str(tmp_path / "baked")], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*command, "-o", str(tmp_path / "baked")],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Who runs the tests in the background may have told all of them to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not list(tmp_path.iterdir()):
         time.sleep(0.002)

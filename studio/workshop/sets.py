@@ -110,7 +110,7 @@ class ImageSets:
         A picture without such a file is captioned by its own name, where that has words. The text
         of a CREDITS.md is kept too, for the card of the adapter.
         """
-        files = sorted(files)
+        files = sorted(files, key=lambda file: file.name)
         texts = {file.stem: _read_text(file) for file in files if file.suffix == ".txt"}
         remarks = []
         for file in files:
