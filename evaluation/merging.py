@@ -131,9 +131,11 @@ def applied(
     merged = fused(merge, pipe, parts, strength) if len(parts) > 1 else None
     loaded = {MERGED: merged} if merged else {part.name: part.adapter for part in parts}
     mix = {MERGED: 1.0} if merged else _all(parts, strength)
-    for name, adapter in loaded.items():
-        switcher.add(name, adapter)
+    added: list[str] = []
     try:
+        for name, adapter in loaded.items():
+            switcher.add(name, adapter)
+            added.append(name)
         if merge.rule in SCHEDULED and len(parts) > 1:
             timing = SCHEDULED[merge.rule](parts, strength, merge.numbers)
             with schedule.scheduled(switcher, timing, steps) as after_step:
@@ -145,7 +147,7 @@ def applied(
             with switcher.using(mix):
                 yield None
     finally:
-        for name in loaded:
+        for name in added:
             switcher.remove(name)
 
 

@@ -94,8 +94,15 @@ def _tensors(lora: Factors) -> dict[str, Tensor]:
     return {
         f"base_model.model.{path}.lora_{factor}.weight": tensor.float()
         for path, delta in lora.items()
-        for factor, tensor in (("A", delta.down), ("B", delta.up))
+        for factor, tensor in _peft_factors(delta)
     }
+
+
+def _peft_factors(delta: LowRankDelta) -> tuple[tuple[str, Tensor], ...]:
+    """Return the factors as PEFT has them, those of a convolution with its kernel's sides."""
+    sides = delta.shape[2:]
+    down = delta.down.reshape(delta.rank, delta.shape[1], *sides)
+    return ("A", down), ("B", delta.up.reshape(*delta.up.shape, *[1 for _ in sides]))
 
 
 def _layers(model: PeftModel) -> dict[str, LoraLayer]:

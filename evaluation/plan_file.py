@@ -1,5 +1,6 @@
 """Reads a plan from TOML; all that is wrong with it is reported together."""
 
+import dataclasses
 import itertools
 import tomllib
 from collections import Counter
@@ -157,12 +158,19 @@ def _recipes(
 def _recipe(
     name: str, table: Mapping[str, Any], like: Recipe | None, chosen: Mapping[str, Any]
 ) -> Recipe:
-    """Make a recipe of a table on top of the one that it is like; what was chosen wins."""
+    """Make a recipe of a table on top of the one that it is like, of which the table wins.
+
+    What was `chosen` for this very recipe wins over both.
+    """
     common = {**(like.common if like else {}), **table}
     common.pop("like", None)
     kinds = {STYLE: like.style if like else {}, CONCEPT: like.concept if like else {}}
     own = {
-        kind: {**settings, **common.pop(kind, {}), **chosen.get(kind, {})}
+        kind: {
+            **{key: value for key, value in settings.items() if key not in table},
+            **common.pop(kind, {}),
+            **chosen.get(kind, {}),
+        }
         for kind, settings in kinds.items()
     }
     disjoint, trainer = common.pop("disjoint", False), common.pop("trainer", "training")
@@ -197,8 +205,17 @@ def _of_search(recipe: Recipe, axes: Mapping[str, Any]) -> list[Recipe]:
     for values in itertools.product(*axes.values()):
         trial = dict(zip(axes, values, strict=True))
         label = "-".join([recipe.name, *(f"{key}{value}" for key, value in trial.items())])
-        common = {**recipe.common, **trial}
-        trials.append(Recipe(label, common, trial_of=recipe.name, trial=trial))
+        trials.append(
+            dataclasses.replace(
+                recipe,
+                name=label,
+                common={**recipe.common, **trial},
+                style={**recipe.style, **trial},
+                concept={**recipe.concept, **trial},
+                trial_of=recipe.name,
+                trial=trial,
+            )
+        )
     return trials
 
 

@@ -74,8 +74,9 @@ def train(training: Training, work: Path, device: str) -> dict[str, Any]:
 
 def _facts(file: Path) -> dict[str, int]:
     """Return how many values were trained, and the file's size."""
-    values = read_info(file).training.get("trained values", "0")
-    return {"values": int(values.replace(",", "")), "bytes": file.stat().st_size}
+    facts = read_info(file).training.items()
+    values = [int(one.replace(",", "")) for key, one in facts if key.endswith("trained values")]
+    return {"values": sum(values), "bytes": file.stat().st_size}
 
 
 def _toml(value: object) -> str:

@@ -209,6 +209,29 @@ def test_disjoint_concepts_come_after_the_styles() -> None:
         assert len(training.avoids) == expected
 
 
+def test_a_recipe_wins_over_the_one_that_it_is_like(tmp_path: Path) -> None:
+    more = (
+        '[recipes.par]\nlike = "shira"\n[recipes.par.style]\nlr = 0.05\nsteps = 7\n'
+        '[recipes.child]\nlike = "par"\nlr = 0.01\n'
+    )
+    settings = read_plan(write_plan(tmp_path, tmp_path, more)).recipes["child"].settings(STYLE)
+    assert settings["lr"] == 0.01
+    assert settings["steps"] == 7
+
+
+def test_a_trial_is_its_recipe_but_for_what_is_tried(tmp_path: Path) -> None:
+    more = (
+        '[recipes.par]\nlike = "shira"\ntrainer = "peft-shira"\n[recipes.par.style]\nlr = 0.05\n'
+        "batch = 1\n[search.par]\nlr = [0.5, 0.25]\n"
+    )
+    plan = read_plan(write_plan(tmp_path, tmp_path, more))
+    trials = [recipe for recipe in plan.recipes.values() if recipe.trial_of == "par"]
+    assert [one.settings(STYLE)["lr"] for one in trials] == [0.5, 0.25]
+    for one in trials:
+        assert one.trainer == "peft-shira"
+        assert one.settings(STYLE)["batch"] == 1
+
+
 def test_trials_come_in_turn_and_are_equally_many() -> None:
     plan = read_plan("tune")
     origins = [recipe.trial_of for recipe in plan.recipes.values()]

@@ -57,11 +57,14 @@ class _Examination:
         if machine and pipe:
             gaze = Gaze.of(config, pipe, side_of(config, pipe))
             sizes = Counter(gaze.size(image) for image in dataset.images) if dataset else {}
+            known = len(self._faults)
             if dataset:
                 self._attempt(partial(check_texts, config, pipe, dataset))
                 self._buckets(sizes)
                 self._quality(dataset, pipe, gaze)
-            self._attempt(lambda: self._training(pipe, machine, [*sizes]))
+            # A word that cannot be added can neither be counted.
+            if len(self._faults) == known:
+                self._attempt(lambda: self._training(pipe, machine, [*sizes]))
         return self._faults
 
     def _attempt(self, question: Callable[[], T]) -> T | None:

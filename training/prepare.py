@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,9 +46,12 @@ def check_texts(config: Config, pipe: StableDiffusionXLPipeline, dataset: Datase
     word = config.new_token
     if not word:
         return
-    if word in pipe.tokenizer.get_vocab():
+    known = pipe.tokenizer.get_vocab().keys() | pipe.tokenizer_2.get_vocab().keys()
+    # CLIP's vocabulary marks what ends a word.
+    if known & {word, f"{word.lower()}</w>"}:
         raise ConfigError(f"new_token = {word}: the base knows this word. Choose another one.")
-    if not any(word in caption for caption in dataset.captions):
+    alone = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
+    if not any(alone.search(caption) for caption in dataset.captions):
         raise ConfigError(
             f"new_token = {word}: no caption has this word, so nothing would be learned of it. "
             f"Write it where it belongs, as in 'a fox, {word} style'."
