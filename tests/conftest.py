@@ -19,6 +19,14 @@ from emoji_xl.vocabulary import learn_tokenizer
 WORDS = ["a red apple, noto style", "a blue whale, twemoji style", "a happy robot", "a castle"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share a process, and so do all that drive a browser: one needs its cores."""
+    for item in items:
+        group = "browser" if item.get_closest_marker("browser") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def exact_small_numbers() -> Iterator[None]:
     """Loading a base on the CPU flushes denormals process-wide; the next test wants them."""

@@ -7,11 +7,20 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from studio_toys import make_library
-from test_browser_studio import JOB_MS, browser, opened, overflow, served, set_steps
+from test_browser_studio import (
+    JOB_MS,
+    browser,
+    opened,
+    overflow,
+    served,
+    set_steps,
+    shipped_address,
+    shipped_page,
+)
 
 from studio.library import AdapterLibrary
 
-__all__ = ["browser"]
+__all__ = ["browser", "shipped_address", "shipped_page"]
 pytestmark = pytest.mark.browser
 
 
@@ -83,7 +92,10 @@ def test_compare_fills_eight_places_and_gives_them_away(page: Page, tmp_path: Pa
 
 
 def begin_long_grid(page: Page) -> None:
-    """Start a grid that takes longer than anyone needs to press Stop, and await its first."""
+    """Start a grid that takes longer than anyone needs to press Stop, and await its first.
+
+    On the toy it would not.
+    """
     open_tab(page, "Compare")
     page.locator("#compare-prompt textarea").fill("a castle")
     cross_seeds(page, "0:23")
@@ -101,7 +113,10 @@ def stop_grid(page: Page) -> int:
     return page.locator("#grid img").count()
 
 
-def test_a_stopped_grid_is_there_after_a_reload_and_goes_on(page: Page) -> None:
+def test_a_stopped_grid_is_there_after_a_reload_and_goes_on(
+    shipped_page: Page,
+) -> None:
+    page = shipped_page
     begin_long_grid(page)
     made = stop_grid(page)
     page.get_by_text("places are filled and kept").wait_for()
@@ -119,10 +134,13 @@ def test_a_stopped_grid_is_there_after_a_reload_and_goes_on(page: Page) -> None:
     assert stop_grid(page) > made
 
 
-def test_a_page_that_comes_back_finds_the_grid_at_work(browser: Browser, address: str) -> None:
-    with opened(browser, address, width=1280) as page:
+def test_a_page_that_comes_back_finds_the_grid_at_work(
+    browser: Browser,
+    shipped_address: str,
+) -> None:
+    with opened(browser, shipped_address, width=1280) as page:
         begin_long_grid(page)
-        with opened(browser, address, width=1280) as other:
+        with opened(browser, shipped_address, width=1280) as other:
             open_tab(other, "Compare")
             other.locator("#grid img").first.wait_for(timeout=JOB_MS)
             expect(other.locator("#compare-progress")).to_contain_text("of 24")
