@@ -321,3 +321,11 @@ def test_a_prompt_that_is_too_long_is_remarked(engine: Engine) -> None:
     (remark,) = engine.generate(recipe(prompt="castle " * 200)).remarks
     assert "left out" in remark
     assert engine.generate(recipe()).remarks == ()
+
+
+def test_a_remark_leaves_the_models_own_tokenizer_alone(engine: Engine) -> None:
+    engine.generate(recipe())
+    own = engine._pipe.tokenizer.backend_tokenizer
+    before = own.truncation, own.padding
+    assert engine.remarks(recipe(prompt="castle " * 200))
+    assert (own.truncation, own.padding) == before != (None, None)
