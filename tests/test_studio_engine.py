@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import AutoencoderKL, LCMScheduler
 from PIL import Image
 from studio_toys import (
@@ -302,6 +303,26 @@ def test_previews_come_and_change_nothing(engine: Engine, monkeypatch: pytest.Mo
     assert steps[0].preview.size == (SIDE, SIDE)
     assert made.tobytes() == pixels(engine, steps=4)
     assert [step.number for step in steps] == [1, 2, 3, 4]
+
+
+class Offload(ModelHook):
+    """Stands for the hook of CPU offload, which moves the weights when the VAE is called."""
+
+    def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> object:
+        raise AssertionError("the VAE was called")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_preview_leaves_an_offloaded_vae_where_it_is(toy_base: Path, dtype: torch.dtype) -> None:
+    vae = load_base(toy_base).vae.to(dtype)
+    latents = torch.randn(1, vae.config.latent_channels, 8, 8)
+    expected = Preview(vae).picture(latents)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    add_hook_to_module(vae, Offload())
+    with pytest.raises(AssertionError, match="was called"):
+        vae.encode(torch.zeros(1, 3, SIDE, SIDE, dtype=dtype))
+    assert Preview(vae).picture(latents).tobytes() == expected.tobytes()
+    assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
 
 
 def test_a_preview_looks_like_what_the_vae_encoded() -> None:
