@@ -305,6 +305,9 @@ def test_the_door_is_this_machine_alone_by_default() -> None:
             Door(auth=auth)
     with pytest.raises(SettingError, match="opposites"):
         Door(auth="ann:secret", no_auth=True)
+    with pytest.raises(SettingError, match="--mcp and --auth"):
+        Door(auth="ann:secret", mcp=True)
+    assert Door(mcp=True, listen="0.0.0.0", no_auth=True).mcp
 
 
 def test_a_login_is_asked_for_everywhere(studio: Studio) -> None:
