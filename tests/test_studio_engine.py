@@ -344,6 +344,15 @@ def test_a_prompt_that_is_too_long_is_remarked(engine: Engine) -> None:
     assert engine.generate(recipe()).remarks == ()
 
 
+def test_a_new_word_that_is_not_loaded_is_remarked(toy_base: Path, tmp_path: Path) -> None:
+    info = AdapterInfo(name="mine", training={"new_token": "<ink>"})
+    make_adapter(toy_base, tmp_path / "mine", seed=1, info=info)
+    engine = make_engine(toy_base, tmp_path)
+    (remark,) = engine.remarks(recipe(mix={"mine": 1.0}))
+    assert "<ink>" in remark
+    assert engine.remarks(recipe()) == ()
+
+
 def test_a_remark_leaves_the_models_own_tokenizer_alone(engine: Engine) -> None:
     engine.generate(recipe())
     own = engine._pipe.tokenizer.backend_tokenizer
