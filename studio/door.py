@@ -27,6 +27,11 @@ class Door:
             raise SettingError("--auth has to be USER:PASSWORD, with neither of them empty")
         if self.auth is not None and self.no_auth:
             raise SettingError("--auth and --no-auth are opposites; leave one of them out")
+        if self.auth is not None and self.mcp:
+            raise SettingError(
+                "--mcp and --auth do not go together: the MCP server asks nobody for the login, "
+                "and its tools fail behind one; leave one of them out"
+            )
         if not self._is_private and self.auth is None and not self.no_auth:
             raise SettingError(
                 f"--listen {self.host} lets others in: add --auth USER:PASSWORD, or --no-auth if "

@@ -1,5 +1,6 @@
 """One base model, one lease: a picture gets exactly its own mix and leaves the base as it was."""
 
+import copy
 import logging
 import threading
 import time
@@ -60,6 +61,9 @@ class Engine:
         self._samplers = Samplers(pipe.scheduler)
         self.base = describe(pipe, name, self._samplers.names, vocabulary)
         self._pipe = pipe
+        # Fast tokenizers keep padding and truncation as state, and the pipeline sets its own.
+        self._counter = copy.deepcopy(pipe.tokenizer)
+        self._counting = threading.Lock()
         self._preview = Preview(pipe.vae)
         residency = Residency(host_bytes=HOST_BYTES, device_bytes=DEVICE_BYTES)
         self._switcher = AdapterSwitcher(pipe, residency)
@@ -148,9 +152,9 @@ class Engine:
 
     def remarks(self, recipe: Recipe) -> tuple[str, ...]:
         """What its author should know of the prompt of `recipe`: cut short, unknown words."""
-        tokenizer = self._pipe.tokenizer
-        room = int(tokenizer.model_max_length)
-        count = len(tokenizer(recipe.prompt).input_ids)
+        room = int(self._counter.model_max_length)
+        with self._counting:
+            count = len(self._counter(recipe.prompt).input_ids)
         too_long = (
             f"{self.base.name} reads about {room - 2} word pieces; "
             f"the last {count - room} of this prompt were left out."
@@ -159,6 +163,12 @@ class Engine:
         if self.base.vocabulary:
             hint = self.base.vocabulary.hint(recipe.prompt, *self._trigger_words(recipe))
             remarks += [hint] if hint else []
+        remarks += [
+            f"{entry.title} taught the text encoders {entry.info.training['new_token']}, "
+            "which the studio does not load: without that word it works in part."
+            for entry in self.library.usable
+            if entry.name in recipe.mix and entry.info.training.get("new_token")
+        ]
         return tuple(remarks)
 
     def _sample(self, recipe: Recipe, steps: Steps, switch: StepCallback) -> Image.Image:

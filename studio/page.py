@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from shira_diffusion.errors import SettingError
 from studio.door import Door
 from studio.errors import AddressError
+from studio.outward import NoFetching
 from studio.service import Studio
 from studio.tabs import api, blend, compare, fragments, generate, library, train
 from studio.theme import theme
@@ -54,6 +56,7 @@ def serve(studio: Studio, door: Door) -> gr.Blocks:
             server_port=door.port,
             auth=door.login,
             mcp_server=door.mcp,
+            app_kwargs={"middleware": [Middleware(NoFetching)]},
             max_threads=QUEUE,  # Gradio's bound on open calls, those that only wait included
             theme=theme(),
             css_paths=sorted(STATIC.glob("*.css")),

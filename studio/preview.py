@@ -5,16 +5,16 @@ The map is fitted to the base's own VAE by least squares, from coloured shapes t
 picture, where the VAE itself takes as long as half a sampling step.
 """
 
+import copy
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, SchedulerMixin
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 SIDE = 256
 """The longest side of a preview, and the size of the shapes that the map is fitted on (pixels)."""
@@ -56,29 +56,28 @@ class Preview:
         """(3 * scale * scale, 9 * channels + 1): from a neighbourhood to its block of pixels."""
         side = min(SIDE, int(self._vae.config.sample_size))
         shapes = [_coloured_shapes(side, seed)[None] for seed in range(_PICTURES)]
-        with _precise(self._vae) as vae:
-            x = torch.cat([_neighbourhoods(_encoded(vae, shape)) for shape in shapes])
+        encode = _encoder(self._vae)
+        x = torch.cat([_neighbourhoods(encode(shape)) for shape in shapes])
         y = torch.cat([F.unfold(shape, self._scale, stride=self._scale)[0].T for shape in shapes])
         ridge = _RIDGE * len(x) * torch.eye(x.shape[1])
         return torch.linalg.solve(x.T @ x + ridge, x.T @ y).T
 
 
-@contextmanager
-def _precise(vae: AutoencoderKL) -> Iterator[AutoencoderKL]:
-    """Within the block the VAE is wide enough to encode: SDXL's overflows in fp16."""
-    if vae.dtype != torch.float16:
-        yield vae
-        return
-    vae.to(torch.float32)
-    try:
-        yield vae
-    finally:
-        vae.to(torch.float16)
+def _encoder(vae: AutoencoderKL) -> Callable[[Tensor], Tensor]:
+    """What takes pixels to latents, a float32 copy: SDXL's overflows in fp16.
 
+    It calls none of the VAE's own methods: under CPU offload those bring the VAE to the GPU and
+    throw the UNet off it, amid the sampling.
+    """
+    last = vae.quant_conv if vae.quant_conv is not None else nn.Identity()
+    layers = copy.deepcopy(nn.Sequential(vae.encoder, last)).float()
+    device = next(layers.parameters()).device
 
-def _encoded(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
-    found = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
-    return (found * vae.config.scaling_factor).float().cpu()
+    def encode(pixels: Tensor) -> Tensor:
+        mean, _ = layers(pixels.to(device)).chunk(2, dim=1)
+        return (mean * vae.config.scaling_factor).cpu()
+
+    return encode
 
 
 def _neighbourhoods(latents: Tensor) -> Tensor:

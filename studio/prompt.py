@@ -8,6 +8,29 @@ from shira_diffusion.errors import SettingError
 _TAG = re.compile(r"<(?:lora|shira):([^<>]*)>", re.IGNORECASE)
 
 
+def fitting_tags(prompt: str, low: float, high: float) -> tuple[str, tuple[str, ...]]:
+    """A prompt of another app with strengths that can be used here, and a remark on each change.
+
+    Of several strengths (AUTOMATIC1111 takes one for the text encoder, one for the UNet) the first
+    one counts, as far as it is from `low` to `high`.
+    """
+    remarks = []
+
+    def fitting(found: re.Match[str]) -> str:
+        name, *strengths = found.group(1).split(":")
+        try:
+            strength = min(max(float(strengths[0]), low), high)
+            fits = len(strengths) == 1 and strength == float(strengths[0])
+        except (IndexError, ValueError):
+            return found.group(0)
+        if fits:
+            return found.group(0)
+        remarks.append(f"{found.group(0)} counts as strength {strength:g} here.")
+        return f"<lora:{name}:{strength:g}>"
+
+    return _TAG.sub(fitting, prompt), tuple(remarks)
+
+
 def read_tags(prompt: str) -> tuple[str, dict[str, float]]:
     """The prompt without its tags, and the strength of each adapter that they name.
 

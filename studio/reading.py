@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from shira_diffusion.errors import SettingError
 from studio.errors import PictureError
 from studio.infotext import PARAMETERS_KEY, RECORD_KEY, from_json
-from studio.prompt import read_tags
-from studio.recipe import Recipe
+from studio.prompt import fitting_tags, read_tags
+from studio.recipe import MAX_STRENGTH, MIN_STRENGTH, Recipe
 
 MAX_BYTES = 64 * 2**20
 """Larger files are not looked into."""
@@ -21,7 +21,15 @@ _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _NEGATIVE = "Negative prompt:"
 
 
-def read_picture(path: Path, default: Recipe) -> Recipe:
+@dataclass(frozen=True)
+class Found:
+    """The settings in a picture, and what was read as something else than it says."""
+
+    recipe: Recipe
+    remarks: tuple[str, ...] = ()
+
+
+def read_picture(path: Path, default: Recipe) -> Found:
     """The settings that a PNG carries; what its text leaves out is as in `default`.
 
     Raises `PictureError` for any other file and for one without settings.
@@ -37,13 +45,13 @@ def read_picture(path: Path, default: Recipe) -> Recipe:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PictureError("The PNG file is damaged and cannot be read.") from error
     if isinstance(texts.get(RECORD_KEY), str):
-        return from_json(texts[RECORD_KEY]).recipe
+        return Found(from_json(texts[RECORD_KEY]).recipe)
     if isinstance(texts.get(PARAMETERS_KEY), str):
         return from_infotext(texts[PARAMETERS_KEY], default)
     raise PictureError("This picture carries no settings: it was made or saved by another app.")
 
 
-def from_infotext(text: str, default: Recipe) -> Recipe:
+def from_infotext(text: str, default: Recipe) -> Found:
     """Read infotext as AUTOMATIC1111 writes it: prompt, negative prompt, a line of pairs.
 
     Raises `PictureError` where that gives no recipe.
@@ -55,8 +63,9 @@ def from_infotext(text: str, default: Recipe) -> Recipe:
     starts = (number for number, line in enumerate(lines) if line.startswith(_NEGATIVE))
     cut = next(starts, len(lines))
     try:
-        prompt, mix = read_tags("\n".join(lines[:cut]).strip())
-        return replace(
+        words, remarks = fitting_tags("\n".join(lines[:cut]).strip(), MIN_STRENGTH, MAX_STRENGTH)
+        prompt, mix = read_tags(words)
+        recipe = replace(
             default,
             prompt=prompt,
             negative_prompt="\n".join(lines[cut:]).removeprefix(_NEGATIVE).strip(),
@@ -66,6 +75,7 @@ def from_infotext(text: str, default: Recipe) -> Recipe:
         )
     except (SettingError, ValueError) as error:
         raise PictureError(f"The picture's settings cannot be read: {error}") from error
+    return Found(recipe, remarks)
 
 
 def _numbers(pairs: dict[str, str]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ A runner is a function of a `Task`. It keeps what it finishes with `task.keep`, 
 with `task.report`, and raises `StoppedError` soon after `task.stop` is set.
 """
 
+import functools
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from shira_diffusion.errors import ShiraError
 from studio.errors import JobError, QueueFullError, StoppedError
@@ -17,6 +19,8 @@ from studio.jobs import Job, JobStore, State
 
 WAITING = 64
 """How many jobs may wait before further ones are refused."""
+PAUSE = 1.0
+"""Seconds until the store is tried again after an error, such as a full disk."""
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ class Task:
 
 
 Runner = Callable[[Task], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,21 +130,38 @@ class Worker:
         self._thread.join(seconds)
 
     def _serve(self) -> None:
+        while taken := self._insist(self._next):
+            job, stop = taken
+            self._tell()
+            self._insist(functools.partial(self._end, job, *self._outcome(job, stop)))
+            self._tell()
+
+    def _insist(self, act: Callable[[], T]) -> T | None:
+        """Do what needs the store, again and again while that fails; None once work is to stop."""
         while True:
-            with self._lock:
-                job = None
-                while not self._closing and (job := self.store.take(self._runners)) is None:
-                    self._work.wait()
-                if job is None:
-                    return
-                stop = threading.Event()
-                self._running, self._progress = (job.id, stop), None
-            self._tell()
-            state, error = self._outcome(job, stop)
-            with self._lock:
-                self._running, self._progress = None, None
-                self.store.end(job.id, state, error)
-            self._tell()
+            try:
+                return act()
+            except sqlite3.Error as error:
+                log.warning("the store of jobs cannot be used: %s", error)
+            with self._work:
+                if self._work.wait_for(lambda: self._closing, PAUSE):
+                    return None
+
+    def _next(self) -> tuple[Job, threading.Event] | None:
+        """The next job and what stops it, when there is one; None once work is to stop."""
+        with self._lock:
+            while not self._closing:
+                if job := self.store.take(self._runners):
+                    stop = threading.Event()
+                    self._running, self._progress = (job.id, stop), None
+                    return job, stop
+                self._work.wait()
+        return None
+
+    def _end(self, job: Job, state: State, error: str) -> None:
+        with self._lock:
+            self.store.end(job.id, state, error)
+            self._running, self._progress = None, None
 
     def _outcome(self, job: Job, stop: threading.Event) -> tuple[State, str]:
         def report(progress: Any) -> None:

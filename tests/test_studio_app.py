@@ -210,6 +210,9 @@ def test_only_the_outputs_are_served(page: gr.Blocks, studio: Studio, toy_base: 
     for path in outside:
         response = httpx.get(page.local_url + fragments.file_url(path))
         assert response.status_code == 403, path
+    for elsewhere in ("http://example.com/x", "https://127.0.0.1:1/x", "https%3A%2F%2Fa.example"):
+        response = httpx.get(f"{page.local_url}gradio_api/file={elsewhere}")
+        assert (response.status_code, response.text[:5]) == (403, "Files"), elsewhere
 
 
 def test_a_path_in_place_of_an_upload_is_not_read(
@@ -305,6 +308,9 @@ def test_the_door_is_this_machine_alone_by_default() -> None:
             Door(auth=auth)
     with pytest.raises(SettingError, match="opposites"):
         Door(auth="ann:secret", no_auth=True)
+    with pytest.raises(SettingError, match="--mcp and --auth"):
+        Door(auth="ann:secret", mcp=True)
+    assert Door(mcp=True, listen="0.0.0.0", no_auth=True).mcp
 
 
 def test_a_login_is_asked_for_everywhere(studio: Studio) -> None:

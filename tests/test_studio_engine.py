@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import AutoencoderKL, LCMScheduler
 from PIL import Image
 from studio_toys import (
@@ -304,6 +305,26 @@ def test_previews_come_and_change_nothing(engine: Engine, monkeypatch: pytest.Mo
     assert [step.number for step in steps] == [1, 2, 3, 4]
 
 
+class Offload(ModelHook):
+    """Stands for the hook of CPU offload, which moves the weights when the VAE is called."""
+
+    def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> object:
+        raise AssertionError("the VAE was called")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_preview_leaves_an_offloaded_vae_where_it_is(toy_base: Path, dtype: torch.dtype) -> None:
+    vae = load_base(toy_base).vae.to(dtype)
+    latents = torch.randn(1, vae.config.latent_channels, 8, 8)
+    expected = Preview(vae).picture(latents)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    add_hook_to_module(vae, Offload())
+    with pytest.raises(AssertionError, match="was called"):
+        vae.encode(torch.zeros(1, 3, SIDE, SIDE, dtype=dtype))
+    assert Preview(vae).picture(latents).tobytes() == expected.tobytes()
+    assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
+
+
 def test_a_preview_looks_like_what_the_vae_encoded() -> None:
     vae = AutoencoderKL.from_pretrained(ROOT / "models" / "emoji-xl" / "vae")
     with Image.open(ROOT / "adapters" / "rocket" / "thumbnail.png") as thumbnail:
@@ -321,3 +342,20 @@ def test_a_prompt_that_is_too_long_is_remarked(engine: Engine) -> None:
     (remark,) = engine.generate(recipe(prompt="castle " * 200)).remarks
     assert "left out" in remark
     assert engine.generate(recipe()).remarks == ()
+
+
+def test_a_new_word_that_is_not_loaded_is_remarked(toy_base: Path, tmp_path: Path) -> None:
+    info = AdapterInfo(name="mine", training={"new_token": "<ink>"})
+    make_adapter(toy_base, tmp_path / "mine", seed=1, info=info)
+    engine = make_engine(toy_base, tmp_path)
+    (remark,) = engine.remarks(recipe(mix={"mine": 1.0}))
+    assert "<ink>" in remark
+    assert engine.remarks(recipe()) == ()
+
+
+def test_a_remark_leaves_the_models_own_tokenizer_alone(engine: Engine) -> None:
+    engine.generate(recipe())
+    own = engine._pipe.tokenizer.backend_tokenizer
+    before = own.truncation, own.padding
+    assert engine.remarks(recipe(prompt="castle " * 200))
+    assert (own.truncation, own.padding) == before != (None, None)

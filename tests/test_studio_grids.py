@@ -144,22 +144,33 @@ def test_a_stopped_grid_goes_on_where_it_was(studio: Studio, store: GridStore) -
             assert image.tobytes() == alone.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ShiraError("out of ink"), "out of ink"),
+        (RuntimeError("no power"), "Something unforeseen happened: RuntimeError: no power"),
+    ],
+)
 def test_a_failed_cell_keeps_its_error_and_is_tried_again(
-    studio: Studio, store: GridStore, monkeypatch: pytest.MonkeyPatch
+    studio: Studio,
+    store: GridStore,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    told: str,
 ) -> None:
     name = store.begin(line({}, {"ink": 1.0}, {"robot": 1.0}), studio.library)
     generate = studio.engine.generate
 
     def sometimes(given: object, **options: object) -> object:
         if given.mix == {"ink": 1.0}:
-            raise ShiraError("out of ink")
+            raise error
         return generate(given, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(studio.engine, "generate", sometimes)
         grid = filled(studio, store.open(name))
-    assert [cell.problem for cell in grid.cells] == ["", "out of ink", ""]
-    assert [cell.problem for cell in store.open(name).cells] == ["", "out of ink", ""]
+    assert [cell.problem for cell in grid.cells] == ["", told, ""]
+    assert [cell.problem for cell in store.open(name).cells] == ["", told, ""]
     assert not grid.whole
     assert filled(studio, store.open(name)).whole
     assert [cell.problem for cell in store.open(name).cells] == [""] * 3

@@ -4,12 +4,14 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shira_diffusion.errors import SettingError
+from studio import worker as worker_module
 from studio.errors import JobError, QueueFullError, StoppedError
 from studio.following import follow, wait
 from studio.jobs import JobStore, State
@@ -124,6 +126,33 @@ def test_failures_are_told_and_do_not_end_the_worker(worker: Worker) -> None:
     assert crashed.state == State.FAILED
     assert "ZeroDivisionError" in crashed.error
     assert wait(worker, worker.submit("work", work("a")).id, 10).job.state == State.DONE
+
+
+def test_a_store_that_fails_for_a_while_does_not_end_the_worker(
+    worker: Worker,
+    bench: Bench,
+    store: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(worker_module, "PAUSE", 0.01)
+    fails = [worker.submit("work", work("a", 1)), worker.submit("work", work("b"))]
+    bench.begun.acquire()
+    store._connection.execute("PRAGMA query_only = ON")  # as on a full disk: it reads all the same
+    bench.steps.release()
+    while not caplog.records[1:]:
+        time.sleep(0.01)
+    store._connection.execute("PRAGMA query_only = OFF")
+    over = [wait(worker, job.id, 10).job.state for job in fails]
+    assert over == [State.FAILED, State.DONE]  # the first one's result could not be kept
+    store._connection.execute("PRAGMA query_only = ON")
+    caplog.clear()
+    with worker._work:
+        worker._work.notify_all()
+    while not caplog.records:
+        time.sleep(0.01)
+    store._connection.execute("PRAGMA query_only = OFF")
+    assert wait(worker, worker.submit("work", work("c")).id, 10).job.state == State.DONE
 
 
 def test_only_what_did_not_come_to_its_end_starts_again(worker: Worker, bench: Bench) -> None:

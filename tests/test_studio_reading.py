@@ -17,7 +17,7 @@ from studio.errors import PictureError
 from studio.infotext import Record, to_infotext
 from studio.pictures import write_png
 from studio.prompt import read_tags, write_tags
-from studio.reading import from_infotext, read_picture
+from studio.reading import Found, from_infotext, read_picture
 from studio.recipe import Recipe
 from studio.tabs.rack import read_rack, write_rack
 from studio.timing import Timing, schedule
@@ -69,7 +69,8 @@ def test_tags_round_trip(mix: dict[str, float]) -> None:
 
 def test_foreign_infotext_is_read_as_far_as_it_goes() -> None:
     read = from_infotext(FOREIGN, DEFAULT)
-    assert read == Recipe(
+    assert read.remarks == ()
+    assert read.recipe == Recipe(
         prompt="a castle, (old:1.2)\nby night",
         negative_prompt="fog,\nrain",
         steps=20,
@@ -80,7 +81,7 @@ def test_foreign_infotext_is_read_as_far_as_it_goes() -> None:
         mix={"ink": 0.8},
         sampler="DPM++ 2M Karras",
     )
-    alone = from_infotext("just words, nothing else: 3", DEFAULT)
+    alone = from_infotext("just words, nothing else: 3", DEFAULT).recipe
     assert alone == recipe(prompt="just words, nothing else: 3", seed=99, sampler="UniPC")
 
 
@@ -96,7 +97,25 @@ def test_our_infotext_round_trips(prompt: str, negative: str, mix: dict[str, flo
         return
     made = recipe(prompt=prompt, negative_prompt=negative, mix=mix, sampler="Euler")
     record = Record(made, base='toy, (with) "marks": 1', sampler="Euler")
-    assert from_infotext(to_infotext(record), DEFAULT) == made
+    assert from_infotext(to_infotext(record), DEFAULT) == Found(made)
+
+
+@pytest.mark.parametrize(
+    ("tag", "strength", "remarks"),
+    [
+        ("<lora:ink:0.8:0.5>", 0.8, ("<lora:ink:0.8:0.5> counts as strength 0.8 here.",)),
+        ("<lora:ink:4>", 2.0, ("<lora:ink:4> counts as strength 2 here.",)),
+        ("<lora:ink:-3:1>", -1.0, ("<lora:ink:-3:1> counts as strength -1 here.",)),
+        ("<lora:ink:-1>", -1.0, ()),
+        ("<lora:ink>", 1.0, ()),
+    ],
+)
+def test_strengths_of_other_apps_are_made_to_fit(
+    tag: str, strength: float, remarks: tuple[str, ...]
+) -> None:
+    found = from_infotext(f"a castle {tag}\nSteps: 2", DEFAULT)
+    assert (found.recipe.prompt, found.recipe.mix) == ("a castle", {"ink": strength})
+    assert found.remarks == remarks
 
 
 @pytest.mark.parametrize("pairs", ["Steps: many", "Steps: 5, Size: 3", "Steps: 5, Seed: -1"])
@@ -116,8 +135,9 @@ def save(path: Path, **texts: str) -> Path:
 def test_our_png_gives_its_recipe_exactly(tmp_path: Path) -> None:
     made = recipe(mix={"ink": 1 / 3}, timing={"ink": "late"}, sampler="Euler a")
     write_png(IMAGE, tmp_path / "a.png", Record(made, base="toy"))
-    assert read_picture(tmp_path / "a.png", DEFAULT) == made
-    assert read_picture(save(tmp_path / "b.png", parameters=FOREIGN), DEFAULT).seed == 123
+    assert read_picture(tmp_path / "a.png", DEFAULT) == Found(made)
+    foreign = read_picture(save(tmp_path / "b.png", parameters=FOREIGN), DEFAULT)
+    assert foreign.recipe.seed == 123
 
 
 def test_files_without_settings_are_refused_in_words(

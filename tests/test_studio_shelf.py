@@ -202,6 +202,16 @@ def test_hostile_files_are_refused_in_words_and_leave_nothing(
     assert files(shelf.library.folder) == before
 
 
+def test_the_embeddings_of_a_new_word_are_bundled_and_come_back(shelf: Shelf) -> None:
+    entry = shelf.library.find("ink")
+    save_file({"clip_l": torch.ones(1, 4)}, entry.folder / "embeddings.safetensors")
+    kept = (entry.folder / "embeddings.safetensors").read_bytes()
+    bundle = shelf.exports.pack(shelf.library, entry, "zip").path
+    shelf.delete("ink")
+    name = shelf.take_in(bundle, "ink.zip").name
+    assert files(shelf.library.folder / name)["embeddings.safetensors"] == kept
+
+
 def test_a_zip_writes_no_more_than_it_may_whatever_it_claims(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive_:

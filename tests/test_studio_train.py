@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from studio.workshop.estimate import duration, duration_words, estimate, read, s
 from studio.workshop.order import EXTRAS, Order, Places, command, read_extras
 from studio.workshop.presets import METHODS, offered, read_presets
 from studio.workshop.process import Process, read_process
-from studio.workshop.progress import read_progress, summary
+from studio.workshop.progress import Logs, summary
 from studio.workshop.room import Workshop, open_workshop
 from studio.workshop.runs import State, Training, TrainingError, Trainings
 from studio.workshop.sets import ImageSets, SetError
@@ -248,8 +249,29 @@ def test_torn_and_strange_lines_are_passed_over(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
     lines = [json.dumps(row) for row in rows({"event": "started", "steps": 2}, step(1, 0.5))]
     log.write_text("\n".join([*lines, "[1]", '{"event": 3}', '{"event": "step", "st']))
-    assert read_progress(log).step == 1
-    assert read_progress(tmp_path / "none").steps == 0
+    assert Logs().read(log).step == 1
+    assert Logs().read(tmp_path / "none").steps == 0
+
+
+def test_a_log_is_read_again_only_when_it_has_changed(tmp_path: Path) -> None:
+    trainings = Trainings(tmp_path, Places("base", "cpu", tmp_path, tmp_path))
+    for number in range(100):
+        run = tmp_path / f"20261125-100000-{number:012x}" / "run"
+        run.mkdir(parents=True)
+        (run.parent / "order.json").write_text(ORDER.to_json())
+        lines = (json.dumps(row) for row in rows({"event": "started", "steps": 2}, step(1, 0.5)))
+        (run / "events.jsonl").write_text("\n".join([*lines, ""]))
+    newest, *others = trainings.all()
+    with (newest.folder / "run" / "events.jsonl").open("a") as log:
+        log.write(json.dumps({**step(2, 0.4), "time": "2026-11-25T10:01:00+00:00"}))
+    changed, *same = trainings.advance()
+    assert (newest.progress.step, changed.progress.step) == (1, 2)
+    assert all(one.progress is again.progress for one, again in zip(others, same, strict=True))
+
+    held = weakref.ref(changed.progress)
+    trainings.remove(changed.id)
+    del changed
+    assert held() is None
 
 
 def test_the_drawn_loss_is_thinned_to_evenly_spaced_points_and_its_average_is_unbiased() -> None:

@@ -5,6 +5,7 @@ share one picture, and what is there is never made again, whatever stopped the w
 """
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from studio.pictures import write_png, write_text
 from studio.steps import Step
 
 CELLS = "cells"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,12 @@ def _filled(
         raise
     except (ShiraError, OSError) as error:
         cell = replace(cell, problem=str(error))
+        _write_note(grid.folder, cell)
+    except Exception as error:
+        # One cell must not end the grid, whatever it raises.
+        log.exception("cell %s failed", cell.spot.key)
+        words = f"Something unforeseen happened: {type(error).__name__}: {error}"
+        cell = replace(cell, problem=words)
         _write_note(grid.folder, cell)
     return cell
 

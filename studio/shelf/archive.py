@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import FormatError
 from studio.library import ADAPTER_FILE, CARD_FILE, MAX_CARD, THUMBNAIL_FILE
 from studio.thumbnails import MAX_BYTES as MAX_THUMBNAIL
@@ -12,6 +13,7 @@ PEFT_CONFIG, PEFT_FILE = "adapter_config.json", "adapter_model.safetensors"
 MAX_MEMBERS = 1000
 _CHUNK = 2**20
 _SUFFIX = ".safetensors"
+_EXTRAS = (CARD_FILE, THUMBNAIL_FILE, EMBEDDINGS)
 
 
 def unpack(file: Path, folder: Path, most: int) -> Path:
@@ -56,12 +58,12 @@ def _wanted(
             "it is a pickle file, which may run any program when it is opened, so it is not read; "
             "get the adapter as .safetensors"
         )
-    weights = [name for name in members if name.lower().endswith(_SUFFIX)]
+    weights = [name for name in members if name.lower().endswith(_SUFFIX) and name != EMBEDDINGS]
     if len(weights) != 1:
         raise FormatError(
             f"the zip file has {len(weights)} {_SUFFIX} files; put one adapter into it"
         )
-    extras = {name: members[name] for name in (CARD_FILE, THUMBNAIL_FILE) if name in members}
+    extras = {name: members[name] for name in _EXTRAS if name in members}
     return ADAPTER_FILE, {ADAPTER_FILE: members[weights[0]], **extras}
 
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image, UnidentifiedImageError
 
 from shira_diffusion import Adapter, formats, modelspec
-from shira_diffusion.cards import write_card
+from shira_diffusion.cards import EMBEDDINGS, write_card
 from shira_diffusion.errors import FormatError, ShiraError
 from shira_diffusion.formats import container, lora
 from shira_diffusion.lowrank import LowRankDelta
@@ -120,6 +120,9 @@ def _place(source: Path, extras: Path, adapter: Adapter, folder: Path, title: st
         if (extras / CARD_FILE).is_file():
             card = (extras / CARD_FILE).read_text(encoding="utf-8", errors="replace")
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
+        if (extras / EMBEDDINGS).is_file():
+            container.read_header(extras / EMBEDDINGS)
+            shutil.copyfile(extras / EMBEDDINGS, partial / EMBEDDINGS)
         if (extras / THUMBNAIL_FILE).is_file() or _unwrap_picture(partial, extras):
             write_thumbnail(extras / THUMBNAIL_FILE, partial / THUMBNAIL_FILE)
         partial.rename(folder)

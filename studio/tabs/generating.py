@@ -161,9 +161,12 @@ class GenerateHandlers:
         width, height = base.native
         default = Recipe("-", base.steps, base.guidance, 0, width, height)
         try:
-            return self._filled(read_picture(Path(file), default))
+            found = read_picture(Path(file), default)
         except ShiraError as error:
             raise told(error) from error
+        for words in found.remarks:
+            remark(words)
+        return self._filled(found.recipe)
 
     def _order(self, form: Form) -> Order:
         base = self.studio.engine.base

@@ -2,9 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from studio.workshop.runs import State, Trainings
+from studio.workshop.runs import State, Training, Trainings
 
 SECONDS = 1.0
 
@@ -18,7 +18,7 @@ class Keeper:
         self._trainings = trainings
         self._on_finished = on_finished
         self._end = threading.Event()
-        self._finished = self._finished_now()
+        self._finished = _finished(trainings.all())
         self._thread = threading.Thread(target=self._run, name="trainings", daemon=True)
         self._thread.start()
 
@@ -30,13 +30,13 @@ class Keeper:
     def _run(self) -> None:
         while not self._end.wait(SECONDS):
             try:
-                self._trainings.advance()
-                finished = self._finished_now()
+                finished = _finished(self._trainings.advance())
                 if finished - self._finished:
                     self._on_finished()
                 self._finished = finished
             except OSError as error:  # a full disk, a folder that is away: the next turn may do
                 log.warning("the line of trainings waits: %s", error)
 
-    def _finished_now(self) -> set[str]:
-        return {one.id for one in self._trainings.all() if one.state is State.FINISHED}
+
+def _finished(trainings: Iterable[Training]) -> set[str]:
+    return {one.id for one in trainings if one.state is State.FINISHED}

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -55,18 +54,28 @@ class Progress:
         return None if self.pace is None else self.pace * max(self.steps - self.step, 0)
 
 
-def read_progress(log: Path) -> Progress:
-    """Read the log; one that is not there yet is a run that has not begun."""
-    try:
-        stat = log.stat()
-    except OSError:
-        return Progress()
-    return _read(log, stat.st_mtime_ns, stat.st_size)
+class Logs:
+    """Event logs, each read again only when it has changed; any thread may read."""
 
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], Progress]] = {}
 
-@lru_cache(maxsize=64)
-def _read(log: Path, _modified_ns: int, _size: int) -> Progress:
-    return summary(_rows(log))
+    def read(self, log: Path) -> Progress:
+        """How far its run is; a log that is not there yet is a run that has not begun."""
+        try:
+            stat = log.stat()
+        except OSError:
+            return Progress()
+        stamp = stat.st_mtime_ns, stat.st_size
+        known, progress = self._known.get(log, (None, Progress()))
+        if known != stamp:
+            progress = summary(_rows(log))
+            self._known[log] = stamp, progress
+        return progress
+
+    def forget(self, log: Path) -> None:
+        """Let go of what was read of a log."""
+        self._known.pop(log, None)
 
 
 def _rows(log: Path) -> Iterator[dict[str, Any]]:

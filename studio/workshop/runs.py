@@ -19,11 +19,12 @@ from shira_diffusion.errors import ShiraError
 from studio.shelf.trash import Discarded, Trash
 from studio.workshop.order import Order, Places, command
 from studio.workshop.process import ROOT, launch, read_process
-from studio.workshop.progress import Progress, read_progress
+from studio.workshop.progress import Logs, Progress
 from studio.workshop.sets import ImageSets
 
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}")
 _ORDER, _WANTED, _STOP, _RUN = "order.json", "wanted", "stop", "run"
+_LOG = f"{_RUN}/events.jsonl"
 MOST_WAITING = 8
 
 
@@ -82,6 +83,7 @@ class Trainings:
         self.folder = folder
         self.trash = Trash(folder / ".trash")
         self._places = places
+        self._logs = Logs()
         self._lock = threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -151,23 +153,26 @@ class Trainings:
             training = self.find(training_id)
             if training.state in ALIVE:
                 raise TrainingError("It is still running: stop it first.")
+            self._logs.forget(training.folder / _LOG)
             return self.trash.discard(training.folder, training.order.title)
 
     def put_back(self, ticket: str) -> None:
         """Bring back a training that was thrown away."""
         self.trash.restore(ticket, self.folder / self.trash.find(ticket).name)
 
-    def advance(self) -> None:
-        """Start the next in line if none runs; harmless at any time."""
+    def advance(self) -> list[Training]:
+        """Start the next in line if none runs; harmless at any time.
+
+        Returns every training as it was before, newest first.
+        """
         with self._lock:
             if self._child and self._child.poll() is not None:
                 self._child = None
             found = self.all()
-            if any(one.state in ALIVE for one in found):
-                return
             waiting = [one for one in found if one.state is State.WAITING]
-            if waiting:
+            if waiting and not any(one.state in ALIVE for one in found):
                 self._start(min(waiting, key=lambda one: _since(one.folder / _WANTED)))
+            return found
 
     def _start(self, training: Training) -> None:
         try:
@@ -191,7 +196,7 @@ class Trainings:
             order = Order.from_json((folder / _ORDER).read_text(encoding="utf-8"))
         except (OSError, ValueError, TypeError):
             return None
-        progress = read_progress(folder / _RUN / "events.jsonl")
+        progress = self._logs.read(folder / _LOG)
         state = _state(folder, progress)
         problem = self._problem(folder, progress) if state is State.FAILED else ""
         return Training(training_id, folder, order, state, progress, problem)
@@ -224,7 +229,7 @@ def _state(folder: Path, progress: Progress) -> State:
 
 def _was_refused(folder: Path) -> bool:
     """Whether the trainer complained and ended before it wrote into its log."""
-    errors, log = folder / "errors.txt", folder / _RUN / "events.jsonl"
+    errors, log = folder / "errors.txt", folder / _LOG
     return _size(errors) > 0 and _since(log) < _since(folder / "process.json")
 
 
