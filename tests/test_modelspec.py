@@ -84,6 +84,15 @@ def test_a_written_lora_has_both(tmp_path: Path) -> None:
     assert re.fullmatch("0x[0-9a-f]{64}", keys["modelspec.hash_sha256"])
 
 
+def test_a_lora_made_of_another_says_that_it_is_one(tmp_path: Path) -> None:
+    sparse = Adapter.load(ROOT / "adapters" / "robot")
+    lora.save(sparse, tmp_path / "x.safetensors", 2)
+    info = Adapter.load(tmp_path / "x.safetensors").info
+    assert (sparse.info.method, info.method, info.mask) == ("shira", "lora", "")
+    assert info.training == {**sparse.info.training, "converted": "rank 2 of shira"}
+    assert stated(tmp_path / "x.safetensors")["modelspec.architecture"].endswith("/lora")
+
+
 def test_a_thumbnail_goes_in_and_comes_out(tmp_path: Path) -> None:
     picture = ROOT / "adapters" / "robot" / "thumbnail.png"
     keys = modelspec.thumbnail(picture)

@@ -98,16 +98,11 @@ def to_lora(adapter: Adapter, options: argparse.Namespace) -> Writing:
     """The nearest LoRA of a rank."""
     if options.rank is None or options.rank < 1:
         raise SettingError("--to lora needs a --rank, such as 32")
-    training = {
-        **adapter.info.training,
-        "converted": f"rank {options.rank} of {adapter.info.method}",
-    }
-    info = dataclasses.replace(adapter.info, method="lora", mask="", training=training)
     dtype = DTYPES[options.dtype]
 
     def write() -> Said:
         energy = lora.save(
-            dataclasses.replace(adapter, info=info),
+            adapter,
             options.output,
             options.rank,
             naming=NAMINGS[options.names],
