@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -114,6 +115,24 @@ def test_a_lone_file_gets_a_card_of_its_own(tmp_path: Path) -> None:
     assert "robot" in data["tags"]
 
 
+def test_only_a_words_own_embeddings_go_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a file of any other name lies what is somebody else's."""
+    trained, other = tmp_path / "adapter.safetensors", tmp_path / "other.safetensors"
+    for file in (trained, other):
+        shutil.copyfile(ROBOT / "adapter.safetensors", file)
+    (tmp_path / "embeddings.safetensors").write_bytes(b"words")
+    for path, wanted in ((tmp_path, True), (trained, True), (other, False)):
+        target = tmp_path / f"of-{path.name}"
+        target.mkdir()
+        hub.pack(path, "me/robot").write(target)
+        assert (target / "embeddings.safetensors").is_file() == wanted
+        assert main(["push", str(path), "me/robot", "--dry-run"]) == 0
+        told = capsys.readouterr().out.partition("README.md:")[0]
+        assert ("embeddings.safetensors" in told) == wanted
+
+
 def test_the_thumbnail_inside_a_file_is_used(tmp_path: Path) -> None:
     file, picture = tmp_path / "mine.safetensors", ROBOT / "thumbnail.png"
     assert main(["tag", str(ROBOT), "--thumbnail", str(picture), "-o", str(file)]) == 0
@@ -182,6 +201,6 @@ def test_an_impossible_repository_is_refused(name: str) -> None:
 def test_a_dry_run_sends_nothing(capsys: pytest.CaptureFixture[str], own_hub: Hub) -> None:
     assert main(["push", str(ROBOT), "me/robot", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "Would upload the adapter, README.md and a thumbnail (440 kB)" in said
+    assert "Would upload the adapter, README.md, a thumbnail (440 kB)" in said
     assert "library_name: shira_diffusion" in said
     assert own_hub.created == []
