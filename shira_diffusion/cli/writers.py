@@ -150,3 +150,5 @@ WRITERS: Mapping[str, Callable[[Adapter, argparse.Namespace], Writing]] = {
     "lora": to_lora,
     "diff": to_diff,
 }
+DENSE = frozenset({"lora", "diff"})
+"""Those that hold a change of every entry, however many it has."""
