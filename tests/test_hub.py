@@ -158,6 +158,28 @@ def test_a_renewed_card_differs_in_its_use_alone() -> None:
     assert changed == ["Use\n"]
 
 
+def test_a_card_is_renewed_with_what_was_tagged(tmp_path: Path) -> None:
+    shutil.copytree(ROBOT, tmp_path / "robot")
+    words = {"title": "Tin man", "trigger": "tin", "license": "MIT", "description": "A man."}
+    asked = [f"--{key}={text}" for key, text in words.items()]
+    assert main(["tag", str(tmp_path / "robot"), *asked]) == 0
+    card = hub.pack(tmp_path / "robot", "me/tin").card.partition("\n---\n\n")[2]
+    start = "# Tin man\n\nA man.\n\n![a picture drawn with it](thumbnail.png)\n\n"
+    assert card.startswith(f"{start}Trigger words: `tin`\n\n## Use\n")
+    assert card.endswith("\n\n## Licence\nMIT\n")
+    assert card.count("Trigger words:") == card.count("## Licence") == 1
+
+
+def test_a_renewed_card_keeps_what_a_person_wrote() -> None:
+    card = "# Old\n\nMy own words.\n\n## Use\nOld.\n\n## Licence\nMIT, and be kind.\n"
+    info = AdapterInfo("x", title="New", description="Other words.", license="MIT")
+    new = cards.renewed(card, info, hub_id="me/x")
+    assert new.startswith("# New\n\nMy own words.\n\n## Use\nIn Python")
+    assert new.endswith("\n\n## Licence\nMIT, and be kind.\n")
+    plain = cards.renewed("# Old\n", info, hub_id="")
+    assert plain == "# New\n\n## Licence\nMIT\n"
+
+
 def test_a_card_of_little_is_short() -> None:
     card = cards.write_card(AdapterInfo("x"), thumbnail="")
     assert card.startswith(
