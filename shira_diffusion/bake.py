@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from shira_diffusion.adapter import Adapter, Delta
-from shira_diffusion.errors import MismatchError, SettingError, ShiraError
+from shira_diffusion.errors import SettingError, ShiraError
+from shira_diffusion.fitting import require_made_for
 from shira_diffusion.formats import container
 from shira_diffusion.formats.checkpoint import Checkpoint
 from shira_diffusion.formats.names import COMPONENTS
@@ -70,21 +71,8 @@ def _terms(checkpoint: Checkpoint, mix: Mix) -> dict[str, list[tuple[Delta, floa
     marks = checkpoint.fingerprints()
     terms: dict[str, list[tuple[Delta, float]]] = {}
     for adapter, strength in mix:
-        own = adapter.info.base_fingerprint
-        for component, mark in own.items():
-            if marks.get(component, mark) != mark:
-                raise MismatchError(
-                    f"the adapter {adapter.info.name!r} was made for "
-                    f"{adapter.info.base_model or 'another base'}, whose {component!r} is not that "
-                    f"of {checkpoint.path}; to bake it all the same, use adapter.for_base"
-                )
+        require_made_for(adapter, checkpoint, marks)
         for name, delta in adapter.deltas.items():
-            shape = checkpoint.shape(name)
-            if shape != delta.shape:
-                raise MismatchError(
-                    f"the adapter {adapter.info.name!r} changes {name!r} as {delta.shape}, but in "
-                    f"{checkpoint.path} it is {shape}"
-                )
             terms.setdefault(name, []).append((delta, strength))
     return terms
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from shira_diffusion.adapter import AdapterInfo
@@ -14,6 +15,9 @@ _KINDS = {
     "shira-dora": "sparse high rank (SHiRA over a DoRA)",
 }
 SPARSE = frozenset({"shira", "shira-dora"})
+_TRIGGERS = "Trigger words:"
+# The description of one that has none.
+_WITHOUT = re.compile(r"A .+ adapter for .+\.")
 FILE = "adapter.safetensors"
 EMBEDDINGS = "embeddings.safetensors"
 """Beside the adapter: those of a word that it taught the text encoders."""
@@ -60,15 +64,42 @@ def _without_heading(text: str) -> str:
 
 def _triggers(info: AdapterInfo) -> str:
     words = ", ".join(f"`{word}`" for word in info.trigger_words)
-    return f"Trigger words: {words}" if words else ""
+    return f"{_TRIGGERS} {words}" if words else ""
 
 
 def renewed(card: str, info: AdapterInfo, *, hub_id: str) -> str:
-    """A card that was written for the studio, for readers on the hub: another section "Use"."""
+    """A card with title, trigger words, licence and section "Use" as they are now.
+
+    The description is too, where it was the one that cards have without any. What else a person
+    wrote into it stays. `hub_id` as for `write_card`.
+    """
     head, *sections = card.split("\n## ")
-    use = f"Use\n{_use(info, hub_id)}\n"
-    kept = [use if one.startswith("Use\n") else one for one in sections]
-    return "\n## ".join([head, *kept])
+    wanted = {"Use": _use(info, hub_id), "Licence": info.license}
+    kept = []
+    for section in sections:
+        heading, _, text = section.partition("\n")
+        new = wanted.pop(heading, "")
+        # A licence may be told at greater length than by its name.
+        kept.append(section if not new or new in text else f"{heading}\n{new}")
+    if wanted.get("Licence"):
+        kept.append(f"Licence\n{info.license}")
+    return "\n\n## ".join(part.rstrip("\n") for part in [_head(head, info), *kept]) + "\n"
+
+
+def _head(head: str, info: AdapterInfo) -> str:
+    """What stands above the first section, renewed paragraph by paragraph."""
+    paragraphs = [text for text in head.strip("\n").split("\n\n") if text]
+    told = any(text.startswith(_TRIGGERS) for text in paragraphs)
+    kept = [_paragraph(text, info) for text in paragraphs] + ([] if told else [_triggers(info)])
+    return "\n\n".join(text for text in kept if text)
+
+
+def _paragraph(text: str, info: AdapterInfo) -> str:
+    if text.startswith("# "):
+        return f"# {info.title or info.name}"
+    if text.startswith(_TRIGGERS):
+        return _triggers(info)
+    return (info.description or text) if _WITHOUT.fullmatch(text) else text
 
 
 def _use(info: AdapterInfo, hub_id: str) -> str:

@@ -29,18 +29,21 @@ _LICENSES = re.compile(
 
 @dataclass(frozen=True)
 class Package:
-    """What goes to the hub: the adapter's file, its card, and a picture where there is one."""
+    """What goes to the hub: the adapter's file, its card, and what else there is.
+
+    That is a picture, and the embeddings of the word that it taught the text encoders.
+    """
 
     file: Path
     card: str
     thumbnail: bytes | None
+    embeddings: Path | None
 
     def write(self, folder: Path) -> None:
         """Lay it out in `folder` as the repository has it."""
         shutil.copyfile(self.file, folder / cards.FILE)
-        words = self.file.with_name(cards.EMBEDDINGS)
-        if words.is_file():
-            shutil.copyfile(words, folder / cards.EMBEDDINGS)
+        if self.embeddings is not None:
+            shutil.copyfile(self.embeddings, folder / cards.EMBEDDINGS)
         (folder / "README.md").write_text(self.card, encoding="utf-8")
         if self.thumbnail is not None:
             (folder / "thumbnail.png").write_bytes(self.thumbnail)
@@ -49,8 +52,9 @@ class Package:
 def pack(path: Path, repo_id: str) -> Package:
     """The adapter at `path` for the hub: a file, or a folder as the trainer leaves it.
 
-    A card and a thumbnail that lie beside it are used, the card with the hub's header and way of
-    loading. Raises `FormatError` for a broken file and `SettingError` for an impossible `repo_id`.
+    What lies beside the trainer's file is used: a thumbnail, a word's embeddings, and a card, which
+    gets the hub's header and way of loading. Raises `FormatError` for a broken file and
+    `SettingError` for an impossible `repo_id`.
     """
     if not is_repository(repo_id):
         raise SettingError(f"{repo_id!r} is no repository on the hub; name it 'user/adapter'")
@@ -66,7 +70,9 @@ def pack(path: Path, repo_id: str) -> Package:
         body = cards.write_card(info, hub_id=repo_id, thumbnail=picture)
     prompts = _PROMPT.findall(body.partition("## Prompts to try")[2].partition("\n## ")[0])
     header = _header(info, prompts[0] if prompts and thumbnail else "")
-    return Package(file, f"---\n{header}\n---\n\n{body}", thumbnail)
+    words = folder / cards.EMBEDDINGS if folder else None
+    embeddings = words if words is not None and words.is_file() else None
+    return Package(file, f"---\n{header}\n---\n\n{body}", thumbnail, embeddings)
 
 
 def is_repository(name: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shira_diffusion import formats
+from shira_diffusion import formats, modelspec
 from shira_diffusion.adapter import AdapterInfo
 from shira_diffusion.formats import container, metadata
 
@@ -29,5 +29,20 @@ def relabel(
     file = container.read(source)
     outdated = metadata.encode(before)
     kept = {key: value for key, value in file.metadata.items() if key not in outdated}
-    container.write(target, file.tensors, {**kept, **metadata.encode(info), **extra})
+    stated = {**_for_kohya(kept, before, info), **metadata.encode(info), **extra}
+    container.write(target, file.tensors, stated)
     return info
+
+
+def _for_kohya(stated: Mapping[str, str], before: AdapterInfo, info: AdapterInfo) -> dict[str, str]:
+    """Metadata with kohya's keys as `info` has them, where they said what `before` says.
+
+    What another trainer counted or named otherwise stays, and a file without the keys gets none.
+    """
+    if "ss_output_name" not in stated:
+        return dict(stated)
+    old, new = modelspec.kohya(before), modelspec.kohya(info)
+    other = {key for key in {*old, *new} if old.get(key) != new.get(key)}
+    changed = {key for key in other if stated.get(key) == old.get(key)}
+    kept = {key: value for key, value in stated.items() if key not in changed}
+    return {**kept, **{key: value for key, value in new.items() if key in changed}}

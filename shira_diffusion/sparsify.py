@@ -14,6 +14,7 @@ from shira_diffusion.adapter import Adapter, AdapterInfo
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.energy import Energy
 from shira_diffusion.errors import MismatchError, SettingError
+from shira_diffusion.fitting import require_made_for
 from shira_diffusion.formats.checkpoint import Checkpoint
 from shira_diffusion.progress import Progress
 from shira_diffusion.targets import chosen_of_all
@@ -35,7 +36,8 @@ def sparsify(
     `density` in (0, 1] counts the entries of the weights that it touches: the largest of all
     weights together with the budget "global", of each with "layer". `base` is needed for a DoRA,
     whose change depends on it. One weight is dense in memory at a time; it is computed up to four
-    times. Values are rounded to `dtype`, which the energy accounts for.
+    times. Values are rounded to `dtype`, which the energy accounts for. Raises `MismatchError` for
+    an adapter that was not made for `base`.
     """
 
     def change(name: str) -> Tensor:
@@ -44,13 +46,11 @@ def sparsify(
             return delta.to_dense().float()
         return delta.change(None if base is None else base.read(name))
 
-    for name, delta in adapter.deltas.items():
-        if base is None:
+    if base is None:
+        for delta in adapter.deltas.values():
             delta.require_no_base()
-        elif base.shape(name) != delta.shape:
-            raise MismatchError(
-                f"{name!r} is {base.shape(name)} in {base.path}, but {delta.shape} in the adapter"
-            )
+    else:
+        require_made_for(adapter, base, base.fingerprints())
     sizes = {name: delta.numel for name, delta in adapter.deltas.items()}
     deltas, energy = _largest(sizes, change, density, budget, dtype, progress)
     training = {

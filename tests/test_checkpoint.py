@@ -319,3 +319,13 @@ def test_a_lora_is_sparsified(base: Path) -> None:
     assert energy.kept == 1.0
     for name, delta in turned.deltas.items():
         assert torch.equal(whole.deltas[name].to_dense(), delta.change(checkpoint.read(name)))
+
+
+def test_what_is_for_another_base_is_not_sparsified(base: Path, tuned: Path) -> None:
+    """Its change would be another one, yet the file would say that it is right."""
+    checkpoint, other = Checkpoint(base), Checkpoint(tuned)
+    turned = adapters(checkpoint)[2][0].for_base(checkpoint.fingerprints())
+    assert sparsify(turned, 0.1, base=checkpoint)[0].nnz
+    with pytest.raises(MismatchError, match=r"'turned' was made for.*shira tag"):
+        sparsify(turned, 0.1, base=other)
+    assert sparsify(turned.for_base(other.fingerprints()), 0.1, base=other)[0].nnz

@@ -18,6 +18,8 @@ import torch
 from shira_diffusion import Adapter, AdapterInfo, SparseDelta, cli, fuse, metrics
 from shira_diffusion.cli import COMMANDS, main
 from shira_diffusion.formats.checkpoint import Checkpoint
+from shira_diffusion.lowrank import DoraDelta
+from shira_diffusion.relabel import relabel
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "models" / "emoji-xl"
@@ -25,6 +27,7 @@ ROBOT, INK = (
     ROOT / "adapters" / name / "adapter.safetensors" for name in ("robot", "high-contrast")
 )
 LORA = ROOT / "adapters" / "robot-lora" / "adapter.safetensors"
+TURNED = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
 Call = Callable[..., tuple[int, Any, str]]
 
@@ -118,21 +121,60 @@ def test_inspect_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, said.splitlines())) < 300
 
 
-def test_a_dora_is_inspected_with_its_base(shira: Call, tmp_path: Path) -> None:
-    # The shipped LoRA with PEFT's magnitude for one layer: the norms of the base's rows.
+@pytest.fixture
+def dora(tmp_path: Path) -> Path:
+    """The shipped LoRA with PEFT's magnitude for one layer: the norms of the base's rows."""
     from safetensors.torch import load_file, save_file
 
-    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    tensors = {key: one for key, one in load_file(LORA).items() if key.startswith(layer)}
-    weight = Checkpoint(BASE).read(f"{layer}.weight").float()
-    tensors[f"{layer}.lora_magnitude_vector.weight"] = weight.norm(dim=1)
+    tensors = {key: one for key, one in load_file(LORA).items() if key.startswith(TURNED)}
+    weight = Checkpoint(BASE).read(f"{TURNED}.weight").float()
+    tensors[f"{TURNED}.lora_magnitude_vector.weight"] = weight.norm(dim=1)
     save_file(tensors, tmp_path / "dora.safetensors")
-    code, facts, _ = shira("inspect", tmp_path / "dora.safetensors")
+    return tmp_path / "dora.safetensors"
+
+
+def test_a_dora_is_inspected_with_its_base(shira: Call, dora: Path) -> None:
+    code, facts, _ = shira("inspect", dora)
     assert code == 1
     assert "base" in facts["error"]
-    code, facts, _ = shira("inspect", tmp_path / "dora.safetensors", "--base", BASE)
+    code, facts, _ = shira("inspect", dora, "--base", BASE)
     assert code == 0
-    assert facts["total"]["entries"] == weight.numel()
+    assert facts["total"]["entries"] == Checkpoint(BASE).read(f"{TURNED}.weight").numel()
+
+
+def test_a_dora_goes_with_its_base_where_loras_go(shira: Call, dora: Path) -> None:
+    name, out = f"{TURNED}.weight", dora.with_name("out.safetensors")
+    made = Adapter.load(dora).deltas[name]
+    assert isinstance(made, DoraDelta)
+    wanted = made.change(Checkpoint(BASE).read(name))
+    for command in (
+        ("convert", dora, out, "--to", "diff", "--dtype", "fp32"),
+        ("convert", dora, out, "--to", "lora", "--rank", min(wanted.shape), "--dtype", "fp32"),
+        ("fuse", dora, "-o", out, "--dtype", "fp32"),
+    ):
+        code, facts, _ = shira(*command)
+        assert (code, "base" in facts["error"]) == (1, True)
+        assert shira(*command, "--base", BASE)[0] == 0
+        found = Adapter.load(out).deltas[name].to_dense()
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    # Entries are counted one by one: native takes a DoRA at a density alone.
+    assert shira("convert", dora, out, "--base", BASE)[0] == 2
+    for pair in ((ROBOT, dora), (dora, ROBOT)):
+        code, facts, _ = shira("inspect", pair[0], "--with", pair[1], "--base", BASE)
+        assert (code, facts["overlap"][str(pair[1])]["overlap"] > 0) == (0, True)
+
+
+def test_a_dora_of_another_base_is_refused(shira: Call, dora: Path) -> None:
+    mark = {"base_fingerprint": {"unet": "0" * 64}}
+    relabel(dora, dora, mark, {})
+    for command in (
+        ("convert", dora, dora.with_name("out"), "--to", "diff"),
+        ("convert", dora, dora.with_name("out"), "--density", 0.1),
+        ("fuse", dora, "-o", dora.with_name("out")),
+    ):
+        code, facts, _ = shira(*command, "--base", BASE)
+        assert (code, facts["kind"]) == (1, "MismatchError")
+    assert not dora.with_name("out").exists()
 
 
 def test_verify_says_that_all_is_well(shira: Call) -> None:

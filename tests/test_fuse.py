@@ -105,3 +105,21 @@ def test_what_cannot_be_fused_is_refused() -> None:
     other_shape = Adapter({"unet.shared.weight": change}, AdapterInfo("other"))
     with pytest.raises(MismatchError, match="different shapes"):
         fuse.weighted_sum([(one, 1.0), (other_shape, 1.0)], name="bad")
+
+
+@pytest.mark.parametrize(
+    ("methods", "told"),
+    [
+        (("lora", "lora"), "shira"),
+        (("dora",), "shira"),
+        (("shira", "lora"), "shira"),
+        (("shira-dora", "shira-dora"), "shira-dora"),
+        (("shira-dora", "shira"), "shira"),
+    ],
+)
+def test_the_method_is_what_the_result_is(methods: tuple[str, ...], told: str) -> None:
+    parts = [
+        (adapter(number, 0.5, torch.float32, method=method), 1.0)
+        for number, method in enumerate(methods)
+    ]
+    assert fuse.weighted_sum(parts, name="mix").info.method == told

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -114,6 +115,24 @@ def test_a_lone_file_gets_a_card_of_its_own(tmp_path: Path) -> None:
     assert "robot" in data["tags"]
 
 
+def test_only_a_words_own_embeddings_go_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a file of any other name lies what is somebody else's."""
+    trained, other = tmp_path / "adapter.safetensors", tmp_path / "other.safetensors"
+    for file in (trained, other):
+        shutil.copyfile(ROBOT / "adapter.safetensors", file)
+    (tmp_path / "embeddings.safetensors").write_bytes(b"words")
+    for path, wanted in ((tmp_path, True), (trained, True), (other, False)):
+        target = tmp_path / f"of-{path.name}"
+        target.mkdir()
+        hub.pack(path, "me/robot").write(target)
+        assert (target / "embeddings.safetensors").is_file() == wanted
+        assert main(["push", str(path), "me/robot", "--dry-run"]) == 0
+        told = capsys.readouterr().out.partition("README.md:")[0]
+        assert ("embeddings.safetensors" in told) == wanted
+
+
 def test_the_thumbnail_inside_a_file_is_used(tmp_path: Path) -> None:
     file, picture = tmp_path / "mine.safetensors", ROBOT / "thumbnail.png"
     assert main(["tag", str(ROBOT), "--thumbnail", str(picture), "-o", str(file)]) == 0
@@ -137,6 +156,28 @@ def test_a_renewed_card_differs_in_its_use_alone() -> None:
     parts = [text.split("\n## ") for text in (card, new)]
     changed = [a[:4] for a, b in zip(*parts, strict=True) if a.strip() != b.strip()]
     assert changed == ["Use\n"]
+
+
+def test_a_card_is_renewed_with_what_was_tagged(tmp_path: Path) -> None:
+    shutil.copytree(ROBOT, tmp_path / "robot")
+    words = {"title": "Tin man", "trigger": "tin", "license": "MIT", "description": "A man."}
+    asked = [f"--{key}={text}" for key, text in words.items()]
+    assert main(["tag", str(tmp_path / "robot"), *asked]) == 0
+    card = hub.pack(tmp_path / "robot", "me/tin").card.partition("\n---\n\n")[2]
+    start = "# Tin man\n\nA man.\n\n![a picture drawn with it](thumbnail.png)\n\n"
+    assert card.startswith(f"{start}Trigger words: `tin`\n\n## Use\n")
+    assert card.endswith("\n\n## Licence\nMIT\n")
+    assert card.count("Trigger words:") == card.count("## Licence") == 1
+
+
+def test_a_renewed_card_keeps_what_a_person_wrote() -> None:
+    card = "# Old\n\nMy own words.\n\n## Use\nOld.\n\n## Licence\nMIT, and be kind.\n"
+    info = AdapterInfo("x", title="New", description="Other words.", license="MIT")
+    new = cards.renewed(card, info, hub_id="me/x")
+    assert new.startswith("# New\n\nMy own words.\n\n## Use\nIn Python")
+    assert new.endswith("\n\n## Licence\nMIT, and be kind.\n")
+    plain = cards.renewed("# Old\n", info, hub_id="")
+    assert plain == "# New\n\n## Licence\nMIT\n"
 
 
 def test_a_card_of_little_is_short() -> None:
@@ -182,6 +223,6 @@ def test_an_impossible_repository_is_refused(name: str) -> None:
 def test_a_dry_run_sends_nothing(capsys: pytest.CaptureFixture[str], own_hub: Hub) -> None:
     assert main(["push", str(ROBOT), "me/robot", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "Would upload the adapter, README.md and a thumbnail (440 kB)" in said
+    assert "Would upload the adapter, README.md, a thumbnail (440 kB)" in said
     assert "library_name: shira_diffusion" in said
     assert own_hub.created == []

@@ -16,6 +16,7 @@ from shira_diffusion import Adapter, AdapterInfo, modelspec
 from shira_diffusion.cli import main
 from shira_diffusion.errors import SettingError
 from shira_diffusion.formats import container, lora
+from shira_diffusion.relabel import relabel
 
 ROOT = Path(__file__).parent.parent
 ROBOT, LORA = (ROOT / "adapters" / name / "adapter.safetensors" for name in ("robot", "robot-lora"))
@@ -82,6 +83,46 @@ def test_a_written_lora_has_both(tmp_path: Path) -> None:
     assert keys["modelspec.architecture"].endswith("/lora")
     # The hash is of the tensors' bytes, as the specification has it.
     assert re.fullmatch("0x[0-9a-f]{64}", keys["modelspec.hash_sha256"])
+
+
+def test_a_lora_made_of_another_says_that_it_is_one(tmp_path: Path) -> None:
+    sparse = Adapter.load(ROOT / "adapters" / "robot")
+    lora.save(sparse, tmp_path / "x.safetensors", 2)
+    info = Adapter.load(tmp_path / "x.safetensors").info
+    assert (sparse.info.method, info.method, info.mask) == ("shira", "lora", "")
+    assert info.training == {**sparse.info.training, "converted": "rank 2 of shira"}
+    assert stated(tmp_path / "x.safetensors")["modelspec.architecture"].endswith("/lora")
+
+
+def test_kohyas_keys_are_relabelled(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    lora.save(Adapter.load(LORA), file, 2)
+    before = stated(file)
+    info = relabel(file, file, {"name": "tin", "trigger_words": ("tin man",)}, {})
+    after = stated(file)
+    assert {key: one for key, one in after.items() if key.startswith("ss_")} == modelspec.kohya(
+        info, rank=2
+    )
+    assert before["ss_tag_frequency"] != after["ss_tag_frequency"]
+    relabel(file, file, {"trigger_words": ()}, {})
+    assert "ss_tag_frequency" not in stated(file)
+
+
+def test_kohyas_keys_of_others_stay(tmp_path: Path) -> None:
+    """Their trainer counted the tags, and their base has a name of its own."""
+    keys = {
+        "ss_output_name": "theirs",
+        "ss_tag_frequency": '{"3_x": {"robot": 7}}',
+        "ss_sd_model_name": "their.safetensors",
+    }
+    save_file(load_file(LORA), tmp_path / "x.safetensors", metadata=keys)
+    changes = {"name": "tin", "trigger_words": ("tin",), "base_model": "mine"}
+    relabel(tmp_path / "x.safetensors", tmp_path / "y.safetensors", changes, {})
+    after = stated(tmp_path / "y.safetensors")
+    assert {key: after[key] for key in keys} == {**keys, "ss_output_name": "tin"}
+    save_file(load_file(LORA), tmp_path / "x.safetensors")
+    relabel(tmp_path / "x.safetensors", tmp_path / "y.safetensors", changes, {})
+    assert not any(key.startswith("ss_") for key in stated(tmp_path / "y.safetensors"))
 
 
 def test_a_thumbnail_goes_in_and_comes_out(tmp_path: Path) -> None:

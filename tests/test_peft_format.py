@@ -20,6 +20,7 @@ from shira_diffusion.adapter import Adapter, AdapterInfo
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import FormatError
 from shira_diffusion.formats import peft as peft_format
+from shira_diffusion.lowrank import LowRankDelta
 from shira_diffusion.pipeline import load_adapters
 from shira_diffusion.switch import AdapterSwitcher
 
@@ -315,3 +316,11 @@ def test_what_peft_cannot_hold_is_refused(
     with pytest.raises(FormatError, match=fault):
         peft_format.save(adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_lora_is_refused_before_its_entries_are_made(tmp_path: Path) -> None:
+    factors = LowRankDelta(torch.ones(6, 2), torch.ones(2, 5), 1.0, (6, 5))
+    one = Adapter({"unet.mid_block.x.weight": factors}, AdapterInfo("x", method="lora"))
+    with pytest.raises(FormatError, match=r"'unet\.mid_block\.x\.weight' is a LoRA's.*--density"):
+        peft_format.save(one, tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()

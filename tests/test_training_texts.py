@@ -196,7 +196,8 @@ def test_the_words_embeddings_go_to_the_hub_with_the_adapter(tmp_path: Path) -> 
     (tmp_path / "hub").mkdir()
     for name in ("adapter", "embeddings"):
         (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
-    hub.Package(tmp_path / "adapter.safetensors", "# Ink", None).write(tmp_path / "hub")
+    words = tmp_path / "embeddings.safetensors"
+    hub.Package(tmp_path / "adapter.safetensors", "# Ink", None, words).write(tmp_path / "hub")
     found = {path.name: path.read_bytes() for path in (tmp_path / "hub").iterdir()}
     assert found["embeddings.safetensors"] == b"embeddings"
     info = AdapterInfo("ink", method="shira", training={"new_token": WORD})

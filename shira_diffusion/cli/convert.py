@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from shira_diffusion import sparsify
+from shira_diffusion import fitting, sparsify
 from shira_diffusion.adapter import Adapter
 from shira_diffusion.cli import layout, sources
 from shira_diffusion.cli.command import Command, Outcome
 from shira_diffusion.cli.progress import progress
-from shira_diffusion.cli.writers import DTYPES, NAMINGS, WRITERS, Said, energy_said
+from shira_diffusion.cli.writers import DENSE, DTYPES, NAMINGS, WRITERS, Said, energy_said
 from shira_diffusion.formats.checkpoint import Checkpoint
 
 
@@ -61,6 +61,8 @@ def run(options: argparse.Namespace) -> Outcome:
     thinned = Said()
     if options.density is not None:
         adapter, thinned = _thinned(adapter, options, base)
+    elif base is not None and options.to in DENSE:
+        adapter = fitting.resolved(adapter, base)
     writing = WRITERS[options.to](adapter, options)
     expected = layout.size(writing.expected)
     facts = {

@@ -47,13 +47,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--drop", type=float, default=0.5, metavar="SHARE", help="what dare drops (default 0.5)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of dare (default 0)")
+    sources.add_base(parser, "needed for a DoRA, and for PEFT files without shapes")
     parser.add_argument("--name", metavar="NAME", help="the new adapter's (default: the file's)")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp16", help="default: fp16")
 
 
 def run(options: argparse.Namespace) -> Outcome:
     """Fuse, and write the native file."""
-    parts = [(Adapter.load(one.path), one.strength) for one in options.parts]
+    base = sources.checkpoint(options.base) if options.base else None
+    parts = [(sources.resolved(one.path, base), one.strength) for one in options.parts]
     result = rounded(_METHODS[options.method](parts, options), options.dtype)
     result.save(options.output)
     size = options.output.stat().st_size

@@ -12,6 +12,7 @@ from shira_diffusion.adapter import Adapter, AdapterInfo, Delta
 from shira_diffusion.cli import layout, sources
 from shira_diffusion.cli.command import Command, Outcome
 from shira_diffusion.delta import SparseDelta
+from shira_diffusion.formats.checkpoint import Checkpoint
 from shira_diffusion.summary import Part
 
 
@@ -38,9 +39,7 @@ def run(options: argparse.Namespace) -> Outcome:
     adapter = sources.adapter(options.file, base)
     layers = summary.layers(adapter, base.read if base else None)
     whole = summary.joined("all", layers)
-    overlaps = {
-        str(other): _overlap(adapter, sources.adapter(other, base)) for other in options.others
-    }
+    overlaps = _overlaps(options, base) if options.others else {}
     rows = layers if options.layers else summary.blocks(layers)
     size = layout.bytes_of(options.file, "*.safetensors")
     parts = [
@@ -127,6 +126,12 @@ def _rows(parts: Sequence[Part]) -> str:
 
 def _zeros(whole: Part) -> str:
     return f" ({whole.zeros:,} entries are 0 and have no bar)" if whole.zeros else ""
+
+
+def _overlaps(options: argparse.Namespace, base: Checkpoint | None) -> dict[str, dict[str, float]]:
+    """How the adapter meets each of the others, by the other's file."""
+    own = sources.resolved(options.file, base)
+    return {str(file): _overlap(own, sources.resolved(file, base)) for file in options.others}
 
 
 def _overlap(adapter: Adapter, other: Adapter) -> dict[str, float]:

@@ -25,15 +25,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Outcome:
     """Pack the adapter, and upload it in one commit."""
     package = hub.pack(options.path, options.repo_id)
-    bytes_ = package.file.stat().st_size
+    files = [package.file, *([package.embeddings] if package.embeddings else [])]
+    bytes_ = sum(file.stat().st_size for file in files)
     facts: dict[str, object] = {
         "repository": options.repo_id,
         "bytes": bytes_,
         "thumbnail": package.thumbnail is not None,
+        "embeddings": package.embeddings is not None,
         "card": package.card,
     }
     if options.dry_run:
-        what = "the adapter, README.md" + (" and a thumbnail" if package.thumbnail else "")
+        also = {"embeddings.safetensors": package.embeddings, "a thumbnail": package.thumbnail}
+        what = ", ".join(["the adapter", "README.md", *(name for name, one in also.items() if one)])
         head = f"Would upload {what} ({layout.size(bytes_)}) to {options.repo_id}. README.md:"
         return Outcome(f"{head}\n\n{package.card}", facts)
     url = hub.push(package, options.repo_id, private=options.private)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from shira_diffusion import formats, hub
+from shira_diffusion import fitting, formats, hub
 from shira_diffusion.adapter import Adapter
 from shira_diffusion.errors import BaseModelError
 from shira_diffusion.formats.checkpoint import Checkpoint
@@ -60,3 +60,9 @@ def checkpoint(source: str) -> Checkpoint:
 def adapter(path: Path, base: Checkpoint | None) -> Adapter:
     """The adapter in a file or folder; the base's shapes help where PEFT's file lacks them."""
     return formats.load(path, shapes=base.shapes if base else None)
+
+
+def resolved(path: Path, base: Checkpoint | None) -> Adapter:
+    """Likewise, a DoRA as the change that it makes to the base, where there is one."""
+    found = adapter(path, base)
+    return found if base is None else fitting.resolved(found, base)

@@ -98,16 +98,11 @@ def to_lora(adapter: Adapter, options: argparse.Namespace) -> Writing:
     """The nearest LoRA of a rank."""
     if options.rank is None or options.rank < 1:
         raise SettingError("--to lora needs a --rank, such as 32")
-    training = {
-        **adapter.info.training,
-        "converted": f"rank {options.rank} of {adapter.info.method}",
-    }
-    info = dataclasses.replace(adapter.info, method="lora", mask="", training=training)
     dtype = DTYPES[options.dtype]
 
     def write() -> Said:
         energy = lora.save(
-            dataclasses.replace(adapter, info=info),
+            adapter,
             options.output,
             options.rank,
             naming=NAMINGS[options.names],
@@ -155,3 +150,5 @@ WRITERS: Mapping[str, Callable[[Adapter, argparse.Namespace], Writing]] = {
     "lora": to_lora,
     "diff": to_diff,
 }
+DENSE = frozenset({"lora", "diff"})
+"""Those that hold a change of every entry, however many it has."""

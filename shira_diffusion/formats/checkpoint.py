@@ -122,11 +122,6 @@ class Checkpoint:
         return dict(sorted(places.items()))
 
 
-def is_checkpoint(keys: frozenset[str]) -> bool:
-    """Whether tensors of these names are a whole model's, in one file."""
-    return any(key.startswith((sgm.UNET, "down_blocks.0.resnets.")) for key in keys)
-
-
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shira_diffusion.adapter import Adapter, Delta
+from shira_diffusion.adapter import Adapter, AdapterInfo, Delta
 from shira_diffusion.delta import VALUE_DTYPES
 from shira_diffusion.energy import Energy
 from shira_diffusion.errors import DeltaError, FormatError, SettingError, ShiraError
@@ -88,8 +88,9 @@ def save(
 
     It is exact, in `dtype`, where the change lies within `rank` rows or columns or is a LoRA of at
     most this rank. Without `naming` the keys are those of `pipe.load_lora_weights`, else kohya's
-    flat ones, which A1111 and ComfyUI read too. Raises `FormatError` for weights that are no
-    matrix or convolution, `DeltaError` for a DoRA, and then nothing is written.
+    flat ones, which A1111 and ComfyUI read too. The file's method is "lora"; its training notes
+    what it was made of. Raises `FormatError` for weights that are no matrix or convolution,
+    `DeltaError` for a DoRA, and then nothing is written.
     """
     if rank < 1:
         raise SettingError(f"the rank must be at least 1, got {rank}")
@@ -106,9 +107,16 @@ def save(
         factors = factored(adapter.deltas[name], rank).rounded(dtype)
         tensors |= _stored(name.removesuffix(".weight"), factors, rank, naming)
         whole[name], lost[name] = factors.whole, factors.lost
-    stated = {**metadata.encode(adapter.info), **kohya(adapter.info, rank=rank), "format": "pt"}
+    info = _as_lora(adapter.info, rank)
+    stated = {**metadata.encode(info), **kohya(info, rank=rank), "format": "pt"}
     container.write(Path(path), tensors, stated)
     return Energy(whole, lost)
+
+
+def _as_lora(info: AdapterInfo, rank: int) -> AdapterInfo:
+    """What the file says about itself: programs read its method as what it is."""
+    training = {**info.training, "converted": f"rank {rank} of {info.method}"}
+    return dataclasses.replace(info, method="lora", mask="", training=training)
 
 
 def _stored(layer: str, factors: Factors, rank: int, naming: Naming | None) -> dict[str, Tensor]:

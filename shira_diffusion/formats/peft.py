@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shira_diffusion.adapter import Adapter, AdapterInfo
+from shira_diffusion.adapter import Adapter, AdapterInfo, Delta
 from shira_diffusion.delta import SparseDelta, index_dtype
 from shira_diffusion.errors import FormatError, ShiraError
 from shira_diffusion.formats import container, metadata, names
@@ -99,7 +99,7 @@ def save(adapter: Adapter, path: str | Path, *, component: str | None = None) ->
     writes nothing.
     """
     chosen = _of_one_component(adapter, component)
-    deltas = {name: delta.entries() for name, delta in chosen.deltas.items()}
+    deltas = {name: _sparse(name, delta) for name, delta in chosen.deltas.items()}
     r = _smallest_r(deltas)
     tensors: dict[str, Tensor] = {}
     layers = []
@@ -191,6 +191,15 @@ def _of_one_component(adapter: Adapter, component: str | None) -> Adapter:
             f"{', '.join(sorted(heads)) or 'nothing'}"
         )
     return dataclasses.replace(adapter, deltas=deltas)
+
+
+def _sparse(name: str, delta: Delta) -> SparseDelta:
+    if isinstance(delta, SparseDelta):
+        return delta
+    raise FormatError(
+        f"PEFT's SHiRA holds sparse changes, but {name!r} is a LoRA's, which changes every entry; "
+        "keep the largest, such as with `shira convert --density 0.01`"
+    )
 
 
 def _component(name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 
 from shira_diffusion.adapter import Adapter, AdapterInfo, Delta
+from shira_diffusion.cards import SPARSE
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import MismatchError, SettingError
 from shira_diffusion.union import Union
@@ -68,6 +69,7 @@ def _fused_info(parts: Parts, name: str, how: str) -> AdapterInfo:
                     f"{infos[0].name!r} and {info.name!r} were made for different bases (their "
                     f"{component!r} differs); declare one fit with Adapter.for_base first"
                 )
+    methods = {info.method for info in infos}
     recipe = ", ".join(f"{adapter.info.name} x {strength:g}" for adapter, strength in ordered)
 
     def joined(read: Callable[[AdapterInfo], str]) -> str:
@@ -81,7 +83,8 @@ def _fused_info(parts: Parts, name: str, how: str) -> AdapterInfo:
         date="",
         base_model=joined(lambda info: info.base_model),
         base_fingerprint=fingerprints,
-        method=infos[0].method if len({info.method for info in infos}) == 1 else "shira",
+        # Of low-rank parts the file says what it is itself, entries.
+        method=methods.pop() if len(methods) == 1 and methods <= SPARSE else "shira",
         mask=joined(lambda info: info.mask),
         license=joined(lambda info: info.license),
         author=joined(lambda info: info.author),
