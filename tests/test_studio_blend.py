@@ -1,9 +1,11 @@
 """Blends: made as the library fuses, measured pair by pair, tried as drafts, kept as adapters."""
 
 import dataclasses
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +22,7 @@ from studio.blends.interference import Measuring, Pair, measured
 from studio.grids.grid import fill
 from studio.library import AdapterLibrary
 from studio.service import Studio
+from studio.tabs.blending import BlendHandlers
 
 PARTS = {"ink": 1.0, "robot": 0.5}
 MARKUP = "<b>|bold|</b>"
@@ -244,6 +247,19 @@ def test_a_kept_blend_is_an_adapter_with_its_history(
     assert not studio.library.find(f"{name}-2").thumbnail.exists()
     with pytest.raises(SettingError, match="title is empty"):
         studio.drafts.publish(draft, " \t", "", None)
+    assert not list(studio.library.folder.glob(".*partial*"))
+
+
+def test_a_full_disk_is_told_when_a_blend_is_kept(
+    studio: Studio, adapters: dict[str, Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    draft = studio.drafts.keep(blended(Blend(PARTS), adapters, name="blend"))
+    monkeypatch.setattr(Adapter, "save", fail)
+    with pytest.raises(gr.Error, match="No space left"):
+        BlendHandlers(studio).keep(draft.name, "", "Full", "")
     assert not list(studio.library.folder.glob(".*partial*"))
 
 

@@ -202,6 +202,9 @@ class BlendHandlers:
             name = self.studio.drafts.publish(found, title, triggers, self._picture(current, draft))
         except ShiraError as error:
             raise told(error) from error
+        except OSError as error:
+            words = f"The blend cannot be written into the library: {error.strerror}."
+            raise told(SettingError(words)) from error
         entry = self.studio.library.find(name)
         return gr.update(choices=self.choices()), blendview.kept(entry.title, name)
 
