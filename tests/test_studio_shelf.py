@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -370,3 +371,5 @@ def test_exports_load_again_and_say_what_they_cost(shelf: Shelf) -> None:
     places = {parcel.path.parent.name for parcel in packed.values()}
     assert len(places) == len(packed)
     assert offered(shelf.library.find("ink-lora")) == ["file", "zip"]
+    dora = replace(entry, info=replace(entry.info, method="dora"))
+    assert offered(dora) == ["file", "zip"]

@@ -8,8 +8,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from shira_diffusion.cards import SPARSE
 from shira_diffusion.formats import lora, peft
-from studio.library import ADAPTER_FILE, CARD_FILE, LORA, THUMBNAIL_FILE, AdapterLibrary, Entry
+from studio.library import ADAPTER_FILE, CARD_FILE, THUMBNAIL_FILE, AdapterLibrary, Entry
 
 KEPT_SECONDS = 24 * 3600
 FORMATS = {
@@ -35,7 +36,7 @@ class Parcel:
 
 def offered(entry: Entry) -> list[str]:
     """The keys of `FORMATS` that make sense for this adapter."""
-    others = [] if entry.info.method == LORA else ["peft", "lora-32", "lora-64"]
+    others = ["peft", "lora-32", "lora-64"] if entry.info.method in SPARSE else []
     return ["file", "zip", *others]
 
 
