@@ -3,7 +3,7 @@
 import hashlib
 import re
 import threading
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,6 +90,7 @@ class AdapterLibrary:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._lent: dict[str, Entry] = {}
+        self._reserved: list[Callable[[], Collection[str]]] = []
         # Faults that only reading the whole file shows; they hold until the file changes.
         self._faults: dict[tuple[str, Stamp], str] = {}
         self.rescan()
@@ -127,6 +128,15 @@ class AdapterLibrary:
     def usable(self) -> tuple[Entry, ...]:
         """The adapters that can be used."""
         return tuple(entry for entry in self.entries if not entry.problem)
+
+    def reserve(self, names: Callable[[], Collection[str]]) -> None:
+        """Let the names that `names` gives, of folders yet to be made, count as taken too."""
+        self._reserved.append(names)
+
+    def taken(self) -> set[str]:
+        """The names that a new adapter cannot have, as the folder is now."""
+        reserved = {name for names in self._reserved for name in names()}
+        return reserved | {entry.name for entry in self.rescan()}
 
     def find(self, name: str) -> Entry:
         """The usable adapter of this name; `UnknownAdapterError` or `BrokenAdapterError` if not.

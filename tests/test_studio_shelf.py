@@ -18,6 +18,7 @@ from studio_toys import HOSTILE, load_base, make_adapter, make_library
 from shira_diffusion import Adapter, AdapterInfo, formats
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from shira_diffusion.formats import peft
+from studio.blends.drafts import Drafts
 from studio.library import AdapterLibrary
 from studio.shelf import archive
 from studio.shelf.arrivals import ArrivalError
@@ -113,6 +114,17 @@ def test_a_native_file_comes_in_byte_for_byte(shelf: Shelf, newcomer: Path) -> N
 
 def test_a_taken_name_gets_a_number(shelf: Shelf, newcomer: Path) -> None:
     assert shelf.take_in(newcomer, "ink.safetensors").name == "ink-2"
+
+
+def test_reserved_names_are_taken(shelf: Shelf, newcomer: Path, tmp_path: Path) -> None:
+    ticket = shelf.delete("ink").ticket
+    shelf.library.reserve(lambda: {"ink", "gift", "robots"})
+    assert shelf.take_in(newcomer, "gift.safetensors").name == "gift-2"
+    assert shelf.rename("robot", "Robots") == "robots-2"
+    assert shelf.undo(ticket) == "ink-2"
+    drafts = Drafts(tmp_path / "drafts", shelf.library)
+    draft = drafts.keep(shelf.library.load(shelf.library.find("lonely")))
+    assert drafts.publish(draft, "Gift", "", None) == "gift-3"
 
 
 def test_a_lora_keeps_its_ending_and_a_sparse_one_does_not_take_it(

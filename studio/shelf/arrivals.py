@@ -88,8 +88,8 @@ def _keep(
     title = plain(info.title, 80) or plain(stem, 80) or "Adapter"
     ending = TWIN_ENDING if is_lora and stem.endswith(TWIN_ENDING) else ""
     wanted = folder_name(stem.removesuffix(ending))
-    taken = {entry.name for entry in library.rescan()}
-    name = free_name(wanted if is_lora else wanted.removesuffix(TWIN_ENDING), taken, ending)
+    wanted = wanted if is_lora else wanted.removesuffix(TWIN_ENDING)
+    name = free_name(wanted, library.taken(), ending)
     _place(source, extras, adapter, library.folder / name, title)
     library.rescan()
     return Arrival(name, title, _remarks(library, name))
