@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from studio_toys import HOSTILE, load_base, make_adapter, make_library
 
 from shira_diffusion import Adapter, AdapterInfo, formats
+from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from shira_diffusion.formats import peft
 from studio.blends.drafts import Drafts
 from studio.library import AdapterLibrary
+from studio.newwords import unloaded
 from studio.shelf import archive
 from studio.shelf.arrivals import ArrivalError
 from studio.shelf.desk import Shelf
@@ -28,6 +30,7 @@ from studio.shelf.exports import offered
 from studio.shelf.fit import BaseWeights
 from studio.shelf.naming import folder_name, free_name, plain, words
 from studio.shelf.trash import Trash, TrashError
+from studio.tabs.library_view import leaf
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +163,32 @@ def test_a_peft_folder_as_zip_becomes_a_native_file(
     before, after = deltas(newcomer), deltas(path)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name].float(), after[name].float()) for name in before)
+
+
+def test_a_new_word_travels_with_its_adapter_and_is_remarked_on(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    folder = shelf.library.find("lonely").folder
+    info = AdapterInfo(name="lonely", training={"new_token": "<ink>"})
+    deltas = Adapter.load(folder / "adapter.safetensors").deltas
+    Adapter(deltas, info).save(folder / "adapter.safetensors")
+    assert unloaded(shelf.library, ["lonely"]) == []
+    save_file({"clip_l": torch.ones(2, 8)}, folder / EMBEDDINGS)
+    entry = shelf.library.find("lonely")
+    assert "&lt;ink&gt;, which the studio does not load" in leaf(entry)
+    bundle = shelf.exports.pack(shelf.library, entry, "zip").path
+    shelf.delete("lonely")
+    arrival = shelf.take_in(bundle, "lonely.zip")
+    assert any("taught the text encoders <ink>" in words for words in arrival.remarks)
+    kept = load_file(shelf.library.find(arrival.name).folder / EMBEDDINGS)
+    assert torch.equal(kept["clip_l"], torch.ones(2, 8))
+    (folder := tmp_path / "bad").mkdir()
+    with zipfile.ZipFile(folder / "bad.zip", "w") as bad, zipfile.ZipFile(bundle) as good:
+        for name in good.namelist():
+            bad.writestr(name, b"no" if name.endswith(EMBEDDINGS) else good.read(name))
+    shelf.delete(arrival.name)
+    with pytest.raises(ArrivalError):
+        shelf.take_in(folder / "bad.zip", "bad.zip")
 
 
 def test_what_was_bundled_comes_back_with_card_and_picture(shelf: Shelf, tmp_path: Path) -> None:

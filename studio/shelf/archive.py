@@ -4,12 +4,14 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import FormatError
 from studio.library import ADAPTER_FILE, CARD_FILE, MAX_CARD, THUMBNAIL_FILE
 from studio.thumbnails import MAX_BYTES as MAX_THUMBNAIL
 
 PEFT_CONFIG, PEFT_FILE = "adapter_config.json", "adapter_model.safetensors"
 MAX_MEMBERS = 1000
+MAX_EMBEDDINGS = 16 * 2**20
 _CHUNK = 2**20
 _SUFFIX = ".safetensors"
 
@@ -24,7 +26,12 @@ def unpack(file: Path, folder: Path, most: int) -> Path:
         with zipfile.ZipFile(file) as archive:
             members = _members(archive)
             weights, wanted = _wanted(members)
-            limits = {CARD_FILE: MAX_CARD, THUMBNAIL_FILE: MAX_THUMBNAIL, PEFT_CONFIG: MAX_CARD}
+            limits = {
+                CARD_FILE: MAX_CARD,
+                THUMBNAIL_FILE: MAX_THUMBNAIL,
+                PEFT_CONFIG: MAX_CARD,
+                EMBEDDINGS: MAX_EMBEDDINGS,
+            }
             for name, member in wanted.items():
                 _write(archive, member, folder / name, limits.get(name, most))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
@@ -56,12 +63,14 @@ def _wanted(
             "it is a pickle file, which may run any program when it is opened, so it is not read; "
             "get the adapter as .safetensors"
         )
-    weights = [name for name in members if name.lower().endswith(_SUFFIX)]
+    files = [name for name in members if name.lower().endswith(_SUFFIX)]
+    weights = [name for name in files if name != EMBEDDINGS]
     if len(weights) != 1:
         raise FormatError(
             f"the zip file has {len(weights)} {_SUFFIX} files; put one adapter into it"
         )
-    extras = {name: members[name] for name in (CARD_FILE, THUMBNAIL_FILE) if name in members}
+    beside = (CARD_FILE, THUMBNAIL_FILE, EMBEDDINGS)
+    extras = {name: members[name] for name in beside if name in members}
     return ADAPTER_FILE, {ADAPTER_FILE: members[weights[0]], **extras}
 
 

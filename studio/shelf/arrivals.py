@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image, UnidentifiedImageError
 
 from shira_diffusion import Adapter, formats, modelspec
-from shira_diffusion.cards import write_card
+from shira_diffusion.cards import EMBEDDINGS, write_card
 from shira_diffusion.errors import FormatError, ShiraError
 from shira_diffusion.formats import container, lora
 from shira_diffusion.lowrank import LowRankDelta
@@ -24,6 +24,7 @@ from studio.library import (
     TWIN_ENDING,
     AdapterLibrary,
 )
+from studio.newwords import unloaded
 from studio.shelf.archive import unpack
 from studio.shelf.fit import BaseWeights
 from studio.shelf.naming import folder_name, free_name, plain
@@ -122,6 +123,9 @@ def _place(source: Path, extras: Path, adapter: Adapter, folder: Path, title: st
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
         if (extras / THUMBNAIL_FILE).is_file() or _unwrap_picture(partial, extras):
             write_thumbnail(extras / THUMBNAIL_FILE, partial / THUMBNAIL_FILE)
+        if (extras / EMBEDDINGS).is_file():
+            container.read_header(extras / EMBEDDINGS)
+            shutil.copyfile(extras / EMBEDDINGS, partial / EMBEDDINGS)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -173,6 +177,7 @@ def _remarks(library: AdapterLibrary, name: str) -> tuple[str, ...]:
     if found is None:
         return ()
     remarks = [f"It cannot be used here: {found.problem}."] if found.problem else []
+    remarks += unloaded(library, [name])
     if not found.info.trigger_words:
         remarks.append("It names no trigger words: write them down under Edit.")
     return tuple(remarks)

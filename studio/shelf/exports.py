@@ -8,7 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from shira_diffusion.cards import SPARSE
+from shira_diffusion.cards import EMBEDDINGS, SPARSE
 from shira_diffusion.formats import lora, peft
 from studio.library import ADAPTER_FILE, CARD_FILE, THUMBNAIL_FILE, AdapterLibrary, Entry
 
@@ -66,8 +66,8 @@ class Exports:
         return Parcel(target)
 
     def _bundle(self, entry: Entry) -> Parcel:
-        """File, card and picture, which Import takes as they are."""
-        files = [ADAPTER_FILE, CARD_FILE, THUMBNAIL_FILE]
+        """File, card, picture and a new word, which Import takes as they are."""
+        files = [ADAPTER_FILE, CARD_FILE, THUMBNAIL_FILE, EMBEDDINGS]
         target = self._place() / f"{entry.name}.zip"
         _zip(target, entry.folder, [name for name in files if (entry.folder / name).is_file()])
         return Parcel(target)
