@@ -184,7 +184,8 @@ class AdapterLibrary:
             problem = _told(error, entry.folder)
             with self._lock:
                 self._faults[entry.name, entry.stamp] = problem
-                self._entries[entry.name] = replace(entry, problem=problem)
+                shelf = self._lent if entry.name in self._lent else self._entries
+                shelf[entry.name] = replace(entry, problem=problem)
             raise BrokenAdapterError(
                 f"The adapter {entry.name!r} cannot be used: {problem}"
             ) from error

@@ -250,6 +250,19 @@ def test_a_kept_blend_is_an_adapter_with_its_history(
     assert not list(studio.library.folder.glob(".*partial*"))
 
 
+def test_a_damaged_draft_is_listed_nowhere(studio: Studio, adapters: dict[str, Adapter]) -> None:
+    draft = studio.drafts.keep(blended(Blend(PARTS), adapters, name="blend"))
+    file = draft.entry.folder / "adapter.safetensors"
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 0xFF
+    file.write_bytes(damaged)
+    with pytest.raises(ShiraError, match="cannot be used"):
+        studio.library.load(studio.library.find(draft.name))
+    assert draft.name not in {entry.name for entry in studio.library.entries}
+    with pytest.raises(ShiraError, match="cannot be used"):
+        studio.library.find(draft.name)
+
+
 def test_a_full_disk_is_told_when_a_blend_is_kept(
     studio: Studio, adapters: dict[str, Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
