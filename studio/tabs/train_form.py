@@ -174,6 +174,6 @@ def _more(numbers: Numbers) -> tuple[Any, ...]:
         description = gr.Textbox(label="Description", info="One sentence for its card.")
         extras = gr.Textbox(
             label="Further settings", lines=2, max_lines=8, placeholder="batch=2\nflip=true",
-            info="key=value, one a line, as python -m training --help lists them.",
+            info="key=value, one a line, as docs/studio-train.md says.",
         )  # fmt: skip
     return steps, lr, density, seed, every, prompts, description, extras
