@@ -154,6 +154,11 @@ class AdapterLibrary:
             raise BrokenAdapterError(f"The adapter {name!r} cannot be used: {entry.problem}")
         return entry
 
+    def knows(self, name: str) -> bool:
+        """Whether `listed` finds this name."""
+        with self._lock:
+            return name in self._entries or name in self._lent
+
     def listed(self, name: str) -> Entry:
         """The adapter of this name as it was last seen, broken or not; `UnknownAdapterError`."""
         with self._lock:

@@ -9,9 +9,9 @@ import gradio as gr
 import pytest
 import torch
 from PIL import Image
-from studio_toys import make_studio, recipe
+from studio_toys import load_base, make_studio, recipe
 
-from shira_diffusion import Adapter, AdapterInfo, SparseDelta, fuse, metrics
+from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, SparseDelta, fuse, metrics
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
 from studio.blends import blend as blends
 from studio.blends import trial
@@ -21,6 +21,7 @@ from studio.blends.heatmap import MEASURES, block_of, heat_map, layer_of
 from studio.blends.interference import Measuring, Pair, measured
 from studio.grids.grid import fill
 from studio.library import AdapterLibrary
+from studio.loaded import LoadedAdapters
 from studio.service import Studio
 from studio.tabs.blending import BlendHandlers
 
@@ -248,6 +249,23 @@ def test_a_kept_blend_is_an_adapter_with_its_history(
     with pytest.raises(SettingError, match="title is empty"):
         studio.drafts.publish(draft, " \t", "", None)
     assert not list(studio.library.folder.glob(".*partial*"))
+
+
+def test_a_draft_is_read_once(
+    studio: Studio,
+    adapters: dict[str, Adapter],
+    toy_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draft = studio.drafts.keep(blended(Blend(PARTS), adapters, name="blend"))
+    read: list[str] = []
+    load = studio.library.load
+    monkeypatch.setattr(studio.library, "load", lambda one: read.append(one.name) or load(one))
+    held = LoadedAdapters(AdapterSwitcher(load_base(toy_base)), studio.library)
+    for _ in range(3):
+        held.bring({draft.name: draft.entry})
+        held.bring({})
+    assert read == [draft.name]
 
 
 def test_a_damaged_draft_is_listed_nowhere(studio: Studio, adapters: dict[str, Adapter]) -> None:
