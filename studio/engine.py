@@ -163,12 +163,6 @@ class Engine:
         if self.base.vocabulary:
             hint = self.base.vocabulary.hint(recipe.prompt, *self._trigger_words(recipe))
             remarks += [hint] if hint else []
-        remarks += [
-            f"{entry.title} taught the text encoders {entry.info.training['new_token']}, "
-            "which the studio does not load: without that word it works in part."
-            for entry in self.library.usable
-            if entry.name in recipe.mix and entry.info.training.get("new_token")
-        ]
         return tuple(remarks)
 
     def _sample(self, recipe: Recipe, steps: Steps, switch: StepCallback) -> Image.Image:

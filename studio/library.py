@@ -3,7 +3,7 @@
 import hashlib
 import re
 import threading
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,6 +90,7 @@ class AdapterLibrary:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._lent: dict[str, Entry] = {}
+        self._reserved: list[Callable[[], Collection[str]]] = []
         # Faults that only reading the whole file shows; they hold until the file changes.
         self._faults: dict[tuple[str, Stamp], str] = {}
         self.rescan()
@@ -128,6 +129,15 @@ class AdapterLibrary:
         """The adapters that can be used."""
         return tuple(entry for entry in self.entries if not entry.problem)
 
+    def reserve(self, names: Callable[[], Collection[str]]) -> None:
+        """Let the names that `names` gives, of folders yet to be made, count as taken too."""
+        self._reserved.append(names)
+
+    def taken(self) -> set[str]:
+        """The names that a new adapter cannot have, as the folder is now."""
+        reserved = {name for names in self._reserved for name in names()}
+        return reserved | {entry.name for entry in self.rescan()}
+
     def find(self, name: str) -> Entry:
         """The usable adapter of this name; `UnknownAdapterError` or `BrokenAdapterError` if not.
 
@@ -143,6 +153,11 @@ class AdapterLibrary:
         if entry.problem:
             raise BrokenAdapterError(f"The adapter {name!r} cannot be used: {entry.problem}")
         return entry
+
+    def knows(self, name: str) -> bool:
+        """Whether `listed` finds this name."""
+        with self._lock:
+            return name in self._entries or name in self._lent
 
     def listed(self, name: str) -> Entry:
         """The adapter of this name as it was last seen, broken or not; `UnknownAdapterError`."""
@@ -174,7 +189,8 @@ class AdapterLibrary:
             problem = _told(error, entry.folder)
             with self._lock:
                 self._faults[entry.name, entry.stamp] = problem
-                self._entries[entry.name] = replace(entry, problem=problem)
+                shelf = self._lent if entry.name in self._lent else self._entries
+                shelf[entry.name] = replace(entry, problem=problem)
             raise BrokenAdapterError(
                 f"The adapter {entry.name!r} cannot be used: {problem}"
             ) from error

@@ -31,8 +31,7 @@ class LoadedAdapters:
 
         Those that were replaced are read again, those that left the library are let go.
         """
-        known = {entry.name for entry in self._library.entries}
-        for name in [name for name in self._held if name not in known]:
+        for name in [name for name in self._held if not self._library.knows(name)]:
             self._drop(name)
         for name, entry in entries.items():
             held = self._held.get(name)

@@ -32,8 +32,8 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="SHiRA Studio", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(fragments.header(studio.engine.base), apply_default_css=False)
         with gr.Tabs():
-            with gr.Tab("Generate", id="generate"):
-                generate.build(studio, page)
+            with gr.Tab("Generate", id="generate") as first:
+                generate.build(studio, page, first)
             for title, build in TABS.items():
                 with gr.Tab(title, id=title.lower()) as tab:
                     build(studio, tab)

@@ -76,6 +76,9 @@ def test_import_edit_download_delete_undo(page: Page, place: Path) -> None:
     expect(page.locator(".leaf-head h3")).to_have_text(HOSTILE)
     expect(page.locator(".shelf-card[data-name=gift]")).to_be_visible()
     expect(page.locator(".shelf-tags .chip")).to_have_text(f"#{HOSTILE}")
+    go_to(page, "Generate")
+    expect(page.locator(".rack-card[data-name=gift]")).to_be_visible()
+    go_to(page, "Library")
 
     page.get_by_text("Edit", exact=True).click()
     page.wait_for_timeout(700)

@@ -26,7 +26,7 @@ from shira_diffusion.errors import SettingError
 from studio.door import Door
 from studio.infotext import RECORD_KEY, Record, from_json
 from studio.jobs import Job, State
-from studio.library import AdapterLibrary
+from studio.library import ADAPTER_FILE, AdapterLibrary
 from studio.machine import Machine
 from studio.page import serve
 from studio.pictures import write_png
@@ -268,8 +268,12 @@ def test_a_style_and_a_concept_are_proposed(toy_base: Path, tmp_path: Path) -> N
         if name != "lone":
             twin = AdapterInfo(f"{name}-lora", method="lora")
             Adapter({}, twin).save(tmp_path / twin.name / "adapter.safetensors")
+    for method in ("dora", "symlora", "shira-dora"):
+        Adapter({}, AdapterInfo(method, method=method)).save(tmp_path / method / ADAPTER_FILE)
     library.rescan()
     assert proposed_pair(library) == ("blob", "robot")
+    names = [name for _, name in adapter_choices(library)]
+    assert names == ["blob", "flat", "robot", "lone", "shira-dora"]
 
 
 def test_trigger_words_are_added_once() -> None:

@@ -1,15 +1,17 @@
 """Blends: made as the library fuses, measured pair by pair, tried as drafts, kept as adapters."""
 
 import dataclasses
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import pytest
 import torch
 from PIL import Image
-from studio_toys import make_studio, recipe
+from studio_toys import load_base, make_studio, recipe
 
-from shira_diffusion import Adapter, AdapterInfo, SparseDelta, fuse, metrics
+from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, SparseDelta, fuse, metrics
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
 from studio.blends import blend as blends
 from studio.blends import trial
@@ -19,7 +21,9 @@ from studio.blends.heatmap import MEASURES, block_of, heat_map, layer_of
 from studio.blends.interference import Measuring, Pair, measured
 from studio.grids.grid import fill
 from studio.library import AdapterLibrary
+from studio.loaded import LoadedAdapters
 from studio.service import Studio
+from studio.tabs.blending import BlendHandlers
 
 PARTS = {"ink": 1.0, "robot": 0.5}
 MARKUP = "<b>|bold|</b>"
@@ -244,6 +248,49 @@ def test_a_kept_blend_is_an_adapter_with_its_history(
     assert not studio.library.find(f"{name}-2").thumbnail.exists()
     with pytest.raises(SettingError, match="title is empty"):
         studio.drafts.publish(draft, " \t", "", None)
+    assert not list(studio.library.folder.glob(".*partial*"))
+
+
+def test_a_draft_is_read_once(
+    studio: Studio,
+    adapters: dict[str, Adapter],
+    toy_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draft = studio.drafts.keep(blended(Blend(PARTS), adapters, name="blend"))
+    read: list[str] = []
+    load = studio.library.load
+    monkeypatch.setattr(studio.library, "load", lambda one: read.append(one.name) or load(one))
+    held = LoadedAdapters(AdapterSwitcher(load_base(toy_base)), studio.library)
+    for _ in range(3):
+        held.bring({draft.name: draft.entry})
+        held.bring({})
+    assert read == [draft.name]
+
+
+def test_a_damaged_draft_is_listed_nowhere(studio: Studio, adapters: dict[str, Adapter]) -> None:
+    draft = studio.drafts.keep(blended(Blend(PARTS), adapters, name="blend"))
+    file = draft.entry.folder / "adapter.safetensors"
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 0xFF
+    file.write_bytes(damaged)
+    with pytest.raises(ShiraError, match="cannot be used"):
+        studio.library.load(studio.library.find(draft.name))
+    assert draft.name not in {entry.name for entry in studio.library.entries}
+    with pytest.raises(ShiraError, match="cannot be used"):
+        studio.library.find(draft.name)
+
+
+def test_a_full_disk_is_told_when_a_blend_is_kept(
+    studio: Studio, adapters: dict[str, Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    draft = studio.drafts.keep(blended(Blend(PARTS), adapters, name="blend"))
+    monkeypatch.setattr(Adapter, "save", fail)
+    with pytest.raises(gr.Error, match="No space left"):
+        BlendHandlers(studio).keep(draft.name, "", "Full", "")
     assert not list(studio.library.folder.glob(".*partial*"))
 
 

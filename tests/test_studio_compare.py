@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from studio_toys import SIDE, make_library, make_studio, recipe
+from studio_toys import SIDE, make_adapter, make_library, make_studio, recipe
 
+from shira_diffusion import AdapterInfo
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from studio.grids import compare
 from studio.grids.compare import Choice
@@ -87,10 +88,18 @@ def test_choices_that_cannot_be_compared_are_refused(studio: Studio) -> None:
         planned(studio, "ink", "ink")
     with pytest.raises(UnknownAdapterError, match="nearest"):
         planned(studio, "ink", "robt")
-    with pytest.raises(SettingError, match="is a LoRA"):
+    with pytest.raises(SettingError, match=r"no SHiRA adapter.*'lora'"):
         planned(studio, "ink", "robot-lora")
     with pytest.raises(SettingError, match="from 1 to 8"):
         planned(studio, seeds=9)
+
+
+def test_a_dora_is_not_drawn_as_shira(toy_base: Path, tmp_path: Path) -> None:
+    folder = make_library(toy_base, tmp_path)
+    info = AdapterInfo(name="fold", method="dora")
+    make_adapter(toy_base, folder / "fold", seed=3, info=info)
+    with pytest.raises(SettingError, match=r"'fold' is no SHiRA adapter.*'dora'"):
+        compare.plan(AdapterLibrary(folder), recipe(), Choice("fold"), Choice("robot"))
 
 
 def judged(studio: Studio, *values: tuple[float, float]) -> Grid:

@@ -23,6 +23,7 @@ from studio_toys import (
 )
 
 from shira_diffusion import AdapterInfo
+from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from shira_diffusion.fingerprint import fingerprint
 from studio import engine as engine_module
@@ -30,6 +31,7 @@ from studio import steps as steps_module
 from studio.engine import Engine
 from studio.errors import BrokenAdapterError, StoppedError
 from studio.library import AdapterLibrary
+from studio.newwords import unloaded
 from studio.preview import Preview, watch_prediction
 from studio.samplers import Samplers
 from studio.steps import Step
@@ -347,10 +349,12 @@ def test_a_prompt_that_is_too_long_is_remarked(engine: Engine) -> None:
 def test_a_new_word_that_is_not_loaded_is_remarked(toy_base: Path, tmp_path: Path) -> None:
     info = AdapterInfo(name="mine", training={"new_token": "<ink>"})
     make_adapter(toy_base, tmp_path / "mine", seed=1, info=info)
-    engine = make_engine(toy_base, tmp_path)
-    (remark,) = engine.remarks(recipe(mix={"mine": 1.0}))
+    library = make_engine(toy_base, tmp_path).library
+    assert unloaded(library, ["mine"]) == []
+    (tmp_path / "mine" / EMBEDDINGS).touch()
+    (remark,) = unloaded(library, ["mine", "other"])
     assert "<ink>" in remark
-    assert engine.remarks(recipe()) == ()
+    assert unloaded(library, ["other"]) == []
 
 
 def test_a_remark_leaves_the_models_own_tokenizer_alone(engine: Engine) -> None:

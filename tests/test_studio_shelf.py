@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from safetensors.torch import load_file, save_file
 from studio_toys import HOSTILE, load_base, make_adapter, make_library
 
 from shira_diffusion import Adapter, AdapterInfo, formats
+from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from shira_diffusion.formats import peft
+from studio.blends.drafts import Drafts
 from studio.library import AdapterLibrary
+from studio.newwords import unloaded
 from studio.shelf import archive
 from studio.shelf.arrivals import ArrivalError
 from studio.shelf.desk import Shelf
@@ -26,6 +30,7 @@ from studio.shelf.exports import offered
 from studio.shelf.fit import BaseWeights
 from studio.shelf.naming import folder_name, free_name, plain, words
 from studio.shelf.trash import Trash, TrashError
+from studio.tabs.library_view import leaf
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +119,17 @@ def test_a_taken_name_gets_a_number(shelf: Shelf, newcomer: Path) -> None:
     assert shelf.take_in(newcomer, "ink.safetensors").name == "ink-2"
 
 
+def test_reserved_names_are_taken(shelf: Shelf, newcomer: Path, tmp_path: Path) -> None:
+    ticket = shelf.delete("ink").ticket
+    shelf.library.reserve(lambda: {"ink", "gift", "robots"})
+    assert shelf.take_in(newcomer, "gift.safetensors").name == "gift-2"
+    assert shelf.rename("robot", "Robots") == "robots-2"
+    assert shelf.undo(ticket) == "ink-2"
+    drafts = Drafts(tmp_path / "drafts", shelf.library)
+    draft = drafts.keep(shelf.library.load(shelf.library.find("lonely")))
+    assert drafts.publish(draft, "Gift", "", None) == "gift-3"
+
+
 def test_a_lora_keeps_its_ending_and_a_sparse_one_does_not_take_it(
     shelf: Shelf, newcomer: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +163,32 @@ def test_a_peft_folder_as_zip_becomes_a_native_file(
     before, after = deltas(newcomer), deltas(path)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name].float(), after[name].float()) for name in before)
+
+
+def test_a_new_word_travels_with_its_adapter_and_is_remarked_on(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    folder = shelf.library.find("lonely").folder
+    info = AdapterInfo(name="lonely", training={"new_token": "<ink>"})
+    deltas = Adapter.load(folder / "adapter.safetensors").deltas
+    Adapter(deltas, info).save(folder / "adapter.safetensors")
+    assert unloaded(shelf.library, ["lonely"]) == []
+    save_file({"clip_l": torch.ones(2, 8)}, folder / EMBEDDINGS)
+    entry = shelf.library.find("lonely")
+    assert "&lt;ink&gt;, which the studio does not load" in leaf(entry)
+    bundle = shelf.exports.pack(shelf.library, entry, "zip").path
+    shelf.delete("lonely")
+    arrival = shelf.take_in(bundle, "lonely.zip")
+    assert any("taught the text encoders <ink>" in words for words in arrival.remarks)
+    kept = load_file(shelf.library.find(arrival.name).folder / EMBEDDINGS)
+    assert torch.equal(kept["clip_l"], torch.ones(2, 8))
+    (folder := tmp_path / "bad").mkdir()
+    with zipfile.ZipFile(folder / "bad.zip", "w") as bad, zipfile.ZipFile(bundle) as good:
+        for name in good.namelist():
+            bad.writestr(name, b"no" if name.endswith(EMBEDDINGS) else good.read(name))
+    shelf.delete(arrival.name)
+    with pytest.raises(ArrivalError):
+        shelf.take_in(folder / "bad.zip", "bad.zip")
 
 
 def test_what_was_bundled_comes_back_with_card_and_picture(shelf: Shelf, tmp_path: Path) -> None:
@@ -380,3 +422,5 @@ def test_exports_load_again_and_say_what_they_cost(shelf: Shelf) -> None:
     places = {parcel.path.parent.name for parcel in packed.values()}
     assert len(places) == len(packed)
     assert offered(shelf.library.find("ink-lora")) == ["file", "zip"]
+    dora = replace(entry, info=replace(entry.info, method="dora"))
+    assert offered(dora) == ["file", "zip"]

@@ -333,6 +333,20 @@ def workshop(toy_base: Path, tmp_path: Path) -> Iterator[Workshop]:
             process.stop()
 
 
+def test_the_name_of_an_unfinished_training_is_taken(toy_base: Path, tmp_path: Path) -> None:
+    library = AdapterLibrary(tmp_path / "adapters")
+    workshop = open_workshop(str(toy_base), library, tmp_path / "outputs", "cpu")
+    workshop.keeper.close()
+    assert library.taken() == set()
+    folder = workshop.trainings.folder / "20261125-120000-0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "order.json").write_text(ORDER.to_json())
+    assert library.taken() == {"bold-ink"}
+    (folder / "run").mkdir()
+    (folder / "run" / "events.jsonl").write_text('{"event": "finished", "time": 1.0}\n')
+    assert library.taken() == set()
+
+
 def wait_for(trainings: Trainings, training_id: str, *states: State) -> Training:
     deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:

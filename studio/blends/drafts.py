@@ -59,8 +59,7 @@ class Drafts:
         title = plain(title, 80)
         if not title:
             raise SettingError("The title is empty: give the blend a name.")
-        taken = {entry.name for entry in self._library.rescan()}
-        name = free_name(folder_name(title), taken)
+        name = free_name(folder_name(title), self._library.taken())
         adapter = self._library.load(draft.entry)
         info = dataclasses.replace(
             adapter.info, name=name, title=title, trigger_words=words(triggers)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shira_diffusion.cards import SPARSE
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
 from studio.grids.grid import Grid
 from studio.grids.plan import Plan, Spot, members_of, plain
@@ -54,9 +55,10 @@ def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice, *, seeds
         raise SettingError(f"The number of seeds has to be from 1 to {MAX_SEEDS}, not {seeds}.")
     chosen = library.find(a.name), library.find(b.name)
     for entry in chosen:
-        if entry.info.method == LORA:
+        if entry.info.method not in SPARSE:
             raise SettingError(
-                f"{entry.name!r} is a LoRA: choose a SHiRA adapter, its twin comes with it."
+                f"{entry.name!r} is no SHiRA adapter but made by the method "
+                f"{entry.info.method!r}: choose one that is, its LoRA twin comes with it."
             )
     titles = chosen[0].title, chosen[1].title
     rows, spots, used = [], [], {entry.name: entry for entry in chosen}

@@ -11,9 +11,9 @@ from studio.thumbnails import MAX_BYTES as MAX_THUMBNAIL
 
 PEFT_CONFIG, PEFT_FILE = "adapter_config.json", "adapter_model.safetensors"
 MAX_MEMBERS = 1000
+MAX_EMBEDDINGS = 16 * 2**20
 _CHUNK = 2**20
 _SUFFIX = ".safetensors"
-_EXTRAS = (CARD_FILE, THUMBNAIL_FILE, EMBEDDINGS)
 
 
 def unpack(file: Path, folder: Path, most: int) -> Path:
@@ -26,7 +26,12 @@ def unpack(file: Path, folder: Path, most: int) -> Path:
         with zipfile.ZipFile(file) as archive:
             members = _members(archive)
             weights, wanted = _wanted(members)
-            limits = {CARD_FILE: MAX_CARD, THUMBNAIL_FILE: MAX_THUMBNAIL, PEFT_CONFIG: MAX_CARD}
+            limits = {
+                CARD_FILE: MAX_CARD,
+                THUMBNAIL_FILE: MAX_THUMBNAIL,
+                PEFT_CONFIG: MAX_CARD,
+                EMBEDDINGS: MAX_EMBEDDINGS,
+            }
             for name, member in wanted.items():
                 _write(archive, member, folder / name, limits.get(name, most))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
@@ -58,12 +63,14 @@ def _wanted(
             "it is a pickle file, which may run any program when it is opened, so it is not read; "
             "get the adapter as .safetensors"
         )
-    weights = [name for name in members if name.lower().endswith(_SUFFIX) and name != EMBEDDINGS]
+    files = [name for name in members if name.lower().endswith(_SUFFIX)]
+    weights = [name for name in files if name != EMBEDDINGS]
     if len(weights) != 1:
         raise FormatError(
             f"the zip file has {len(weights)} {_SUFFIX} files; put one adapter into it"
         )
-    extras = {name: members[name] for name in _EXTRAS if name in members}
+    beside = (CARD_FILE, THUMBNAIL_FILE, EMBEDDINGS)
+    extras = {name: members[name] for name in beside if name in members}
     return ADAPTER_FILE, {ADAPTER_FILE: members[weights[0]], **extras}
 
 

@@ -24,6 +24,7 @@ from studio.library import (
     TWIN_ENDING,
     AdapterLibrary,
 )
+from studio.newwords import unloaded
 from studio.shelf.archive import unpack
 from studio.shelf.fit import BaseWeights
 from studio.shelf.naming import folder_name, free_name, plain
@@ -88,8 +89,8 @@ def _keep(
     title = plain(info.title, 80) or plain(stem, 80) or "Adapter"
     ending = TWIN_ENDING if is_lora and stem.endswith(TWIN_ENDING) else ""
     wanted = folder_name(stem.removesuffix(ending))
-    taken = {entry.name for entry in library.rescan()}
-    name = free_name(wanted if is_lora else wanted.removesuffix(TWIN_ENDING), taken, ending)
+    wanted = wanted if is_lora else wanted.removesuffix(TWIN_ENDING)
+    name = free_name(wanted, library.taken(), ending)
     _place(source, extras, adapter, library.folder / name, title)
     library.rescan()
     return Arrival(name, title, _remarks(library, name))
@@ -176,6 +177,7 @@ def _remarks(library: AdapterLibrary, name: str) -> tuple[str, ...]:
     if found is None:
         return ()
     remarks = [f"It cannot be used here: {found.problem}."] if found.problem else []
+    remarks += unloaded(library, [name])
     if not found.info.trigger_words:
         remarks.append("It names no trigger words: write them down under Edit.")
     return tuple(remarks)

@@ -49,8 +49,7 @@ class Shelf:
 
     def undo(self, ticket: str) -> str:
         """Bring a deleted adapter back, under another name if its own is taken; return the name."""
-        taken = {entry.name for entry in self.library.rescan()}
-        name = free_name(self.trash.find(ticket).name, taken)
+        name = free_name(self.trash.find(ticket).name, self.library.taken())
         self.trash.restore(ticket, self.library.folder / name)
         self.library.rescan()
         return name

@@ -71,7 +71,7 @@ def rename(library: AdapterLibrary, name: str, title: str) -> str:
     twin = next((one for one in library.usable if one.name == name + TWIN_ENDING), None)
     ending = TWIN_ENDING if entry.is_twin else ""
     own = {name, twin.name if twin else name}
-    taken = {one.name for one in library.rescan()} - own
+    taken = library.taken() - own
     wanted = folder_name(title)
     wanted = wanted.removesuffix(TWIN_ENDING) if ending or entry.info.method != LORA else wanted
     new = free_name(wanted or "adapter", _Pairs(taken), ending)

@@ -8,9 +8,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from shira_diffusion.cards import EMBEDDINGS
+from shira_diffusion.cards import EMBEDDINGS, SPARSE
 from shira_diffusion.formats import lora, peft
-from studio.library import ADAPTER_FILE, CARD_FILE, LORA, THUMBNAIL_FILE, AdapterLibrary, Entry
+from studio.library import ADAPTER_FILE, CARD_FILE, THUMBNAIL_FILE, AdapterLibrary, Entry
 
 KEPT_SECONDS = 24 * 3600
 FORMATS = {
@@ -36,7 +36,7 @@ class Parcel:
 
 def offered(entry: Entry) -> list[str]:
     """The keys of `FORMATS` that make sense for this adapter."""
-    others = [] if entry.info.method == LORA else ["peft", "lora-32", "lora-64"]
+    others = ["peft", "lora-32", "lora-64"] if entry.info.method in SPARSE else []
     return ["file", "zip", *others]
 
 
@@ -66,7 +66,7 @@ class Exports:
         return Parcel(target)
 
     def _bundle(self, entry: Entry) -> Parcel:
-        """File, card, picture and the embeddings of a new word, which Import takes as they are."""
+        """File, card, picture and a new word, which Import takes as they are."""
         files = [ADAPTER_FILE, CARD_FILE, THUMBNAIL_FILE, EMBEDDINGS]
         target = self._place() / f"{entry.name}.zip"
         _zip(target, entry.folder, [name for name in files if (entry.folder / name).is_file()])

@@ -180,5 +180,5 @@ def _keep(
             button = gr.Button("Save to the library", variant="primary", elem_id="blend-save")
     note = gr.HTML(apply_default_css=False, elem_id="blend-kept")
     inputs: list[Any] = [made.draft, shown.current, title, triggers]
-    button.click(handlers.keep, inputs, [form.names, note], **PAGE)
+    button.click(handlers.keep, inputs, [form.names, note], **FOLLOW)
     return title, triggers

@@ -15,6 +15,7 @@ from studio.blends.heatmap import heat_map
 from studio.blends.interference import Pair, measured
 from studio.grids import runner
 from studio.grids.grid import Grid
+from studio.newwords import unloaded
 from studio.recipe import Recipe
 from studio.service import Studio
 from studio.tabs import blendview, grid_job, gridview
@@ -113,6 +114,8 @@ class BlendHandlers:
                     seen = time.monotonic()
                     yield _still(blendview.busy(item))
             draft = self.studio.drafts.keep(made)
+            for lost in unloaded(self.studio.library, blend.parts):
+                remark(f"{lost} The blend is without it.")
         except ShiraError as error:
             raise told(error) from error
         titles = self._titles()
@@ -202,6 +205,9 @@ class BlendHandlers:
             name = self.studio.drafts.publish(found, title, triggers, self._picture(current, draft))
         except ShiraError as error:
             raise told(error) from error
+        except OSError as error:
+            words = f"The blend cannot be written into the library: {error.strerror}."
+            raise told(SettingError(words)) from error
         entry = self.studio.library.find(name)
         return gr.update(choices=self.choices()), blendview.kept(entry.title, name)
 

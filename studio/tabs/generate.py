@@ -17,8 +17,8 @@ from studio.tabs.parts import adapter_rack, picture_stage, picture_strip
 _BROWSER_KEY = "shira-studio"
 
 
-def build(studio: Studio, page: gr.Blocks) -> None:
-    """Lay out the tab and connect it."""
+def build(studio: Studio, page: gr.Blocks, tab: gr.Tab) -> None:
+    """Lay out the tab and connect it; its rack is brought up to date when opened."""
     handlers = GenerateHandlers(studio)
     base = studio.engine.base
     with gr.Row(elem_classes="ask"):
@@ -47,6 +47,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     job = gr.BrowserState("", storage_key="shira-studio-job", secret=_BROWSER_KEY)
     _connect_job(handlers, page, form, shown, buttons, strip, job)
     _connect_page(handlers, form, shown, strip, job, png)
+    tab.select(handlers.rescan, outputs=form.rack, **PAGE)
 
 
 def _examples(prompts: tuple[str, ...], target: gr.Textbox) -> None:

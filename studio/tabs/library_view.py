@@ -6,6 +6,7 @@ from typing import Any
 from shira_diffusion.errors import FormatError
 from shira_diffusion.formats import container
 from studio.library import ADAPTER_FILE, Entry
+from studio.newwords import new_word
 from studio.shelf.desk import Shelf
 from studio.shelf.exports import Parcel
 from studio.tabs.cards import size_words
@@ -77,9 +78,10 @@ def leaf(entry: Entry) -> str:
 
 
 def _facts(entry: Entry) -> list[tuple[str, str]]:
-    info = entry.info
+    info, word = entry.info, new_word(entry)
     rows = [
         ("Trigger words", ", ".join(info.trigger_words)),
+        ("New word", f"{word}, which the studio does not load: see the card" if word else ""),
         ("Tags", ", ".join(info.tags)),
         ("Strength", f"{info.strength}, as its author suggests" if info.strength else ""),
         ("Method", METHOD_NAMES.get(info.method, info.method)),

@@ -2,13 +2,14 @@
 
 import re
 
-from studio.library import LORA, TWIN_ENDING, AdapterLibrary
+from shira_diffusion.cards import SPARSE
+from studio.library import TWIN_ENDING, AdapterLibrary
 
 
 def adapter_choices(library: AdapterLibrary) -> list[tuple[str, str]]:
     """Title and name of every adapter that can be compared, those with a LoRA twin first."""
     usable = {entry.name for entry in library.usable}
-    alone = [entry for entry in library.usable if entry.info.method != LORA]
+    alone = [entry for entry in library.usable if entry.info.method in SPARSE]
     alone.sort(key=lambda entry: entry.name + TWIN_ENDING not in usable)
     return [(entry.title, entry.name) for entry in alone]
 

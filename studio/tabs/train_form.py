@@ -106,10 +106,9 @@ def read_order(studio: Studio, presets: Presets, form: Form) -> Order:
 
 def _name(studio: Studio, title: str, method: str) -> str:
     """A folder that no adapter has and no other training is about to make."""
-    taken = {entry.name for entry in studio.library.rescan()}
-    taken |= {one.order.name for one in studio.workshop.trainings.all() if not one.is_over}
     ending = "" if method == "shira" else f"-{method}"
-    return free_name(folder_name(title).removesuffix(TWIN_ENDING) or "adapter", taken, ending)
+    wanted = folder_name(title).removesuffix(TWIN_ENDING) or "adapter"
+    return free_name(wanted, studio.library.taken(), ending)
 
 
 def filled(order: Order, presets: Presets) -> Form:
@@ -175,6 +174,6 @@ def _more(numbers: Numbers) -> tuple[Any, ...]:
         description = gr.Textbox(label="Description", info="One sentence for its card.")
         extras = gr.Textbox(
             label="Further settings", lines=2, max_lines=8, placeholder="batch=2\nflip=true",
-            info="key=value, one a line, as python -m training --help lists them.",
+            info="key=value, one a line, as docs/studio-train.md says.",
         )  # fmt: skip
     return steps, lr, density, seed, every, prompts, description, extras

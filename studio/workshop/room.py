@@ -35,5 +35,6 @@ def open_workshop(
         cache=outputs / "trainings" / "cache",
     )
     trainings = Trainings(outputs / "trainings", places)
+    library.reserve(trainings.names)
     keeper = Keeper(trainings, library.rescan)
     return Workshop(ImageSets(outputs / "sets"), trainings, places, keeper)

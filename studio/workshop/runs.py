@@ -95,6 +95,10 @@ class Trainings:
         found = (self._read(one) for one in sorted(ids, reverse=True))
         return [training for training in found if training]
 
+    def names(self) -> set[str]:
+        """The adapters that unfinished trainings are to make."""
+        return {one.order.name for one in self.all() if not one.is_over}
+
     def find(self, training_id: str) -> Training:
         """The training of this id; raises `TrainingError` if there is none."""
         found = self._read(training_id) if _ID.fullmatch(training_id or "") else None
