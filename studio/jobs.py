@@ -28,7 +28,6 @@ CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     kind TEXT NOT NULL,
-    owner TEXT NOT NULL,
     settings TEXT NOT NULL,
     state TEXT NOT NULL,
     created REAL NOT NULL,
@@ -39,7 +38,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
 """
-_COLUMNS = "number, id, kind, owner, settings, state, created, started, ended, results, error"
+_COLUMNS = "number, id, kind, settings, state, created, started, ended, results, error"
 
 
 class State(StrEnum):
@@ -61,13 +60,12 @@ class Job:
     """One piece of work; times are in seconds since the epoch.
 
     `settings` are what its runner needs, as JSON values. `results` are files or ids that it has
-    finished, in order, also when it did not come to its end. `owner` is who asked, if that matters.
+    finished, in order, also when it did not come to its end.
     """
 
     number: int
     id: str
     kind: str
-    owner: str
     settings: Mapping[str, Any]
     state: State
     created: float
@@ -112,14 +110,13 @@ class JobStore:
             self._connection.close()
         self._held.release()
 
-    def add(self, kind: str, settings: Mapping[str, Any], owner: str = "") -> Job:
+    def add(self, kind: str, settings: Mapping[str, Any]) -> Job:
         """Put a new job at the end of the line."""
         content = json.dumps(settings, ensure_ascii=False, allow_nan=False)
         identity = secrets.token_hex(16)
         self._run(
-            "INSERT INTO jobs (id, kind, owner, settings, state, created) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (identity, kind, owner, content, State.QUEUED, time.time()),
+            "INSERT INTO jobs (id, kind, settings, state, created) VALUES (?, ?, ?, ?, ?)",
+            (identity, kind, content, State.QUEUED, time.time()),
         )
         return self.get(identity)
 
@@ -199,18 +196,17 @@ class JobStore:
         return int(rows[0][0])
 
     def recent(
-        self, limit: int, *, states: Collection[str] = (), kind: str = "", owner: str = ""
+        self, limit: int, *, states: Collection[str] = (), kind: str = ""
     ) -> tuple[Job, ...]:
-        """The newest jobs, newest first; those of some states, a kind or an owner if named."""
+        """The newest jobs, newest first; those of some states or a kind if named."""
         clauses = ["1"]
         values: list[Any] = []
         if states:
             clauses.append(f"state IN ({_marks(states)})")
             values += states
-        for column, value in (("kind", kind), ("owner", owner)):
-            if value:
-                clauses.append(f"{column} = ?")
-                values.append(value)
+        if kind:
+            clauses.append("kind = ?")
+            values.append(kind)
         order = f"WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT ?"
         return self._jobs(order, (*values, limit))
 
@@ -235,12 +231,11 @@ def _marks(values: Collection[Any]) -> str:
 
 
 def _job(row: Sequence[Any]) -> Job:
-    number, identity, kind, owner, settings, state, created, started, ended, results, error = row
+    number, identity, kind, settings, state, created, started, ended, results, error = row
     return Job(
         number=number,
         id=identity,
         kind=kind,
-        owner=owner,
         settings=json.loads(settings),
         state=State(state),
         created=created,

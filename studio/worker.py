@@ -71,7 +71,7 @@ class Worker:
         self._thread = threading.Thread(target=self._serve, name="studio-worker", daemon=True)
         self._thread.start()
 
-    def submit(self, kind: str, settings: Mapping[str, Any], owner: str = "") -> Job:
+    def submit(self, kind: str, settings: Mapping[str, Any]) -> Job:
         """Put a job in line; raises `QueueFullError` when too many wait already."""
         if kind not in self._runners:
             raise JobError(f"There is no work of the kind {kind!r}.")
@@ -80,7 +80,7 @@ class Worker:
                 raise QueueFullError(
                     f"{self._waiting} jobs are waiting already: try again when some are done."
                 )
-            job = self.store.add(kind, settings, owner)
+            job = self.store.add(kind, settings)
             self._work.notify_all()
         return job
 
@@ -89,7 +89,7 @@ class Worker:
         job = self.store.get(identity)
         if not job.is_over or job.state == State.DONE:
             raise JobError(f"This job is {job.state}: there is nothing to start again.")
-        return self.submit(job.kind, job.settings, job.owner)
+        return self.submit(job.kind, job.settings)
 
     def cancel(self, identity: str) -> None:
         """Take a waiting job out of the line, or ask a running one to stop; else nothing."""

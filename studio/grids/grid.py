@@ -123,11 +123,6 @@ def fill(
     return replace(grid, at=None, step=None)
 
 
-def halted(grid: Grid) -> Grid:
-    """The grid as a stop leaves it: nothing at work."""
-    return replace(grid, at=None, step=None)
-
-
 def _filled(
     engine: Engine,
     grid: Grid,

@@ -37,9 +37,9 @@ class GridRunner:
             export(self.grids.open(name))
 
 
-def submit(worker: Worker, name: str, owner: str = "") -> Job:
+def submit(worker: Worker, name: str) -> Job:
     """Put a grid in line, unless it is there already; its job."""
-    return job_of(worker, name) or worker.submit(KIND, {"grid": name}, owner)
+    return job_of(worker, name) or worker.submit(KIND, {"grid": name})
 
 
 def job_of(worker: Worker, name: str) -> Job | None:
