@@ -12,6 +12,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from emoji_xl.architecture import TOY, build_pipeline, save_pipeline
 from emoji_xl.vocabulary import learn_tokenizer
@@ -19,12 +21,16 @@ from emoji_xl.vocabulary import learn_tokenizer
 WORDS = ["a red apple, noto style", "a blue whale, twemoji style", "a happy robot", "a castle"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
     """A file's tests share a process, and so do all that drive a browser: one needs its cores."""
-    for item in items:
-        group = "browser" if item.get_closest_marker("browser") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "browser" if "test_browser_" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
