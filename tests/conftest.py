@@ -21,6 +21,13 @@ from emoji_xl.vocabulary import learn_tokenizer
 WORDS = ["a red apple, noto style", "a blue whale, twemoji style", "a happy robot", "a castle"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Try a browser test again: on a busy machine a page may not be ready for the first click."""
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 class ByFile(LoadFileScheduling):  # type: ignore[misc]
     """A file's tests share a process, and so do all that drive a browser: one needs its cores."""
 
