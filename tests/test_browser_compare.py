@@ -7,20 +7,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from studio_toys import make_library
-from test_browser_studio import (
-    JOB_MS,
-    browser,
-    opened,
-    overflow,
-    served,
-    set_steps,
-    shipped_address,
-    shipped_page,
-)
+from test_browser_studio import JOB_MS, browser, opened, overflow, served, set_steps
 
 from studio.library import AdapterLibrary
 
-__all__ = ["browser", "shipped_address", "shipped_page"]
+__all__ = ["browser"]
 pytestmark = pytest.mark.browser
 
 
@@ -52,16 +43,17 @@ def open_tab(page: Page, name: str) -> None:
     page.wait_for_timeout(800)
 
 
-def cross_seeds(page: Page, seeds: str) -> None:
-    """Ask for a grid of one row over seeds."""
+def cross(page: Page) -> None:
+    """Ask for as large a grid as there may be, of guidance and seeds."""
     page.locator("#compare-layout").get_by_text("X/Y grid").last.click()
-    page.locator("#axis-rows input").click()
-    page.get_by_role("option", name="Nothing").click()
-    expect(page.get_by_role("option")).to_have_count(0)
-    page.locator("#axis-columns input").click()
-    page.get_by_role("option", name="Seed", exact=True).click()
-    expect(page.locator("#axis-columns-values textarea")).to_have_value("0:3")
-    page.locator("#axis-columns-values textarea").fill(seeds)
+    axes = (("rows", "Guidance", "2, 4, 6", "1, 2, 3, 4, 5, 6"), ("columns", "Seed", "0:3", "0:23"))
+    for side, kind, first, values in axes:
+        page.locator(f"#axis-{side} input").click()
+        page.get_by_role("option", name=kind, exact=True).click()
+        expect(page.get_by_role("option")).to_have_count(0)
+        field = page.locator(f"#axis-{side}-values textarea")
+        expect(field).to_have_value(first)
+        field.fill(values)
 
 
 def test_compare_fills_eight_places_and_gives_them_away(page: Page, tmp_path: Path) -> None:
@@ -92,14 +84,11 @@ def test_compare_fills_eight_places_and_gives_them_away(page: Page, tmp_path: Pa
 
 
 def begin_long_grid(page: Page) -> None:
-    """Start a grid that takes longer than anyone needs to press Stop, and await its first.
-
-    On the toy it would not.
-    """
+    """Start a grid that takes longer than anyone needs to press Stop, and await its first."""
     open_tab(page, "Compare")
     page.locator("#compare-prompt textarea").fill("a castle")
-    cross_seeds(page, "0:23")
-    expect(page.locator("#plan-size")).to_contain_text("1 × 24 = 24 places")
+    cross(page)
+    expect(page.locator("#plan-size")).to_contain_text("6 × 24 = 144 places")
     set_steps(page, 100)
     page.locator("#compare-start").click()
     expect(page.locator("#compare-progress")).to_contain_text("of 100", timeout=JOB_MS)
@@ -113,20 +102,17 @@ def stop_grid(page: Page) -> int:
     return page.locator("#grid img").count()
 
 
-def test_a_stopped_grid_is_there_after_a_reload_and_goes_on(
-    shipped_page: Page,
-) -> None:
-    page = shipped_page
+def test_a_stopped_grid_is_there_after_a_reload_and_goes_on(page: Page) -> None:
     begin_long_grid(page)
     made = stop_grid(page)
     page.get_by_text("places are filled and kept").wait_for()
-    assert 1 <= made < 24
+    assert 1 <= made < 144
     first = page.locator("#grid img").first.get_attribute("src")
     page.reload()
     page.locator(".rack-card").first.wait_for()
     open_tab(page, "Compare")
     page.locator("#compare-earlier input").click()
-    page.get_by_role("option", name=f"{made} of 24 so far").first.click()
+    page.get_by_role("option", name=f"{made} of 144 so far").first.click()
     expect(page.locator("#grid img")).to_have_count(made)
     assert page.locator("#grid img").first.get_attribute("src") == first
     page.locator("#compare-resume").click()
@@ -134,18 +120,15 @@ def test_a_stopped_grid_is_there_after_a_reload_and_goes_on(
     assert stop_grid(page) > made
 
 
-def test_a_page_that_comes_back_finds_the_grid_at_work(
-    browser: Browser,
-    shipped_address: str,
-) -> None:
-    with opened(browser, shipped_address, width=1280) as page:
+def test_a_page_that_comes_back_finds_the_grid_at_work(browser: Browser, address: str) -> None:
+    with opened(browser, address, width=1280) as page:
         begin_long_grid(page)
-        with opened(browser, shipped_address, width=1280) as other:
+        with opened(browser, address, width=1280) as other:
             open_tab(other, "Compare")
             other.locator("#grid img").first.wait_for(timeout=JOB_MS)
-            expect(other.locator("#compare-progress")).to_contain_text("of 24")
+            expect(other.locator("#compare-progress")).to_contain_text("of 144")
             made = stop_grid(other)
-            assert 1 <= made < 24
+            assert 1 <= made < 144
         page.locator("#compare-resume").wait_for(timeout=JOB_MS)
         expect(page.locator("#grid img")).to_have_count(made)
 
