@@ -1,7 +1,7 @@
 """Read a native SHiRA file with nothing but what ComfyUI itself has installed.
 
-The format is described in `shira_diffusion/formats/native.py` and `native_v1.py` of SHiRA Studio,
-whose reader and this one are tested on the same files.
+The format is described in `shira_diffusion/formats/native.py`, `native_v1.py` and `native_v2.py` of
+SHiRA Studio, whose reader and this one are tested on the same files.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Piece:
 
     name: str
     shape: Any
-    code: Tensor
+    gaps: np.ndarray
     values: Tensor
 
 
@@ -83,12 +83,12 @@ def _decode(data: bytes) -> SparseFile:
     version = stated.get("shira.version")
     if version is None:
         raise BrokenFileError("it is no SHiRA adapter; load a LoRA with 'Load LoRA'")
-    if version not in ("1", "2"):
+    if version not in _PIECES:
         raise BrokenFileError(f"it has format version {version[:20]!r}; update this node")
     if stated.get("shira.checksum") != _checksum(header, memoryview(data)[end:]):
         raise BrokenFileError("it was damaged or edited; copy or download it again")
     info = _json(stated, "shira.info")
-    pieces = _pieces_1(stated, tensors) if version == "1" else _pieces_2(stated, tensors)
+    pieces = _PIECES[version](stated, tensors)
     words = info.get("trigger_words", [])
     return SparseFile(
         name=str(info.get("name", "")),
