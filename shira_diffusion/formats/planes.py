@@ -75,15 +75,12 @@ def decode(extents: Mapping[str, Extent], low: Tensor, skips: Tensor) -> Tensor:
 def _owners(skips: Tensor, nnz: int) -> Numbers:
     """For each skip the number of the entry that it belongs to, rising, below `nnz`."""
     steps = skips.numpy()
-    marks = steps != _NONE
-    if steps.size and not marks[-1]:
+    if steps.size and steps[-1] == _NONE:
         raise FormatError("the skips end in a step to none")
-    kind: np.dtype[np.signedinteger[Any]] = np.dtype(
-        np.int32 if _NONE * steps.size < 2**31 else np.int64
-    )
-    owners = np.cumsum(steps, dtype=kind)
-    if not marks.all():
-        owners = owners[marks]
+    owners: Numbers = steps.astype(np.int32 if _NONE * steps.size < 2**31 else np.int64)
+    np.add.accumulate(owners, out=owners, dtype=owners.dtype)
+    if steps.max(initial=0) == _NONE:
+        owners = owners[steps != _NONE]
     if owners.size and owners[-1] >= nnz:
         raise FormatError(f"a skip belongs to entry {owners[-1]}, but there are {nnz}")
     return owners
