@@ -40,6 +40,7 @@ ORDER = [
     "fuse",
     "formats.metadata",
     "formats.memory",
+    "formats.checksum",
     "formats.container",
     "formats.gaps",
     "formats.layout",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ def _decode(data: bytes) -> SparseFile:
         raise BrokenFileError("it is no SHiRA adapter; load a LoRA with 'Load LoRA'")
     if version not in _PIECES:
         raise BrokenFileError(f"it has format version {version[:20]!r}; update this node")
-    if stated.get("shira.checksum") != _checksum(header, memoryview(data)[end:]):
+    key = "shira.crc32" if "shira.crc32" in stated else "shira.checksum"
+    if stated.get(key) != _checksum(key, header, memoryview(data)[end:]):
         raise BrokenFileError("it was damaged or edited; copy or download it again")
     info = _json(stated, "shira.info")
     pieces = _PIECES[version](stated, tensors)
@@ -99,10 +101,14 @@ def _decode(data: bytes) -> SparseFile:
     )
 
 
-def _checksum(header: dict[str, Any], body: memoryview) -> str:
-    stated = {key: one for key, one in header["__metadata__"].items() if key != "shira.checksum"}
-    text = json.dumps({**header, "__metadata__": stated}, sort_keys=True)
-    digest = hashlib.sha256(text.encode())
+def _checksum(key: str, header: dict[str, Any], body: memoryview) -> str:
+    """CRC-32 of everything else, or SHA-256 of everything but both."""
+    stated = header["__metadata__"]
+    covered = {name: one for name, one in stated.items() if name not in (key, "shira.crc32")}
+    text = json.dumps({**header, "__metadata__": covered}, sort_keys=True).encode()
+    if key == "shira.crc32":
+        return f"{zlib.crc32(body, zlib.crc32(text)):08x}"
+    digest = hashlib.sha256(text)
     digest.update(body)
     return digest.hexdigest()
 

@@ -3,8 +3,8 @@
 Layout, version 3: for each dtype of values, "fp16", "bf16" or "fp32", the tensors `<dtype>.gaps`
 and `<dtype>.skips` (uint8, see `planes`) and `<dtype>.values`, weight after weight in the order of
 their sorted names; metadata `shira.version`, `shira.layout` (see `layout`; a leaf is
-`[shape, entries]`), `shira.checksum`, `shira.density` and what `metadata.encode` writes. There is
-no pickle in it. Files of versions 1 and 2 are read too.
+`[shape, entries]`), `shira.density`, what `metadata.encode` writes, and checksums (see `checksum`).
+There is no pickle in it. Files of versions 1 and 2 are read too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from shira_diffusion.adapter import Adapter
 from shira_diffusion.delta import SparseDelta
 from shira_diffusion.errors import DeltaError, FormatError
 from shira_diffusion.formats import (
+    checksum,
     container,
     groups,
     layout,
@@ -53,6 +54,7 @@ def save(adapter: Adapter, path: str | Path) -> None:
     stated = {
         **metadata.encode(adapter.info),
         VERSION_KEY: str(VERSION),
+        checksum.CRC32: "",
         groups.LAYOUT_KEY: layout.encode(extents),
         "shira.density": f"{adapter.density:.6g}",
     }
@@ -72,9 +74,9 @@ def load(path: str | Path) -> Adapter:
             adapter = _adapter(file, version)
         except (FormatError, DeltaError):
             # What is damaged may look like anything; that it is damaged is the better answer.
-            _check_content(file)
+            file.require_intact()
             raise
-        _check_content(file)
+        file.require_intact()
         return adapter
     except (FormatError, DeltaError) as error:
         raise FormatError(f"{path}: {error}; copy or download it again, or save it anew") from error
@@ -92,11 +94,6 @@ def _version(stated: Mapping[str, str]) -> int:
             "Studio to use it"
         )
     return int(version)
-
-
-def _check_content(file: container.Container) -> None:
-    if file.metadata.get(container.CHECKSUM_KEY) != file.checksum:
-        raise FormatError("its checksum is wrong: the file was damaged or edited")
 
 
 def _adapter(file: container.Container, version: int) -> Adapter:
