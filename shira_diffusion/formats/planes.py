@@ -23,6 +23,7 @@ from shira_diffusion.errors import FormatError
 from shira_diffusion.formats import gaps, memory
 from shira_diffusion.formats.layout import Extent
 
+# One more than a byte holds, so that a gap modulo this is its lowest byte.
 _SKIP = 256
 _NONE = 255
 
@@ -34,10 +35,9 @@ def encode(indices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     lows, owners, before = [np.empty(0, np.uint8)], [np.empty(0, np.int64)], 0
     for own in indices:
         distances = np.diff(own.cpu().numpy().astype(np.int64), prepend=-1) - 1
-        times, rest = np.divmod(distances, _SKIP)
-        long = np.flatnonzero(times)
-        lows.append(rest.astype(np.uint8))
-        owners.append(np.repeat(long + before, times[long]))
+        long = np.flatnonzero(distances >= _SKIP)
+        lows.append(distances.astype(np.uint8))
+        owners.append(np.repeat(long + before, distances[long] // _SKIP))
         before += distances.size
     places = np.concatenate(owners)
     # Every owner comes one later for each skip before it; then none is there twice.
