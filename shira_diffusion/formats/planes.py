@@ -77,7 +77,8 @@ def _owners(skips: Tensor, nnz: int) -> Numbers:
     steps = skips.numpy()
     if steps.size and steps[-1] == _NONE:
         raise FormatError("the skips end in a step to none")
-    owners: Numbers = steps.astype(np.int32 if _NONE * steps.size < 2**31 else np.int64)
+    owners: Numbers = memory.empty(steps.size, index_dtype(_NONE * steps.size)).numpy()
+    owners[:] = steps
     np.add.accumulate(owners, out=owners, dtype=owners.dtype)
     if steps.max(initial=0) == _NONE:
         owners = owners[steps != _NONE]
