@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import torch
@@ -22,8 +23,7 @@ def empty(count: int, dtype: torch.dtype) -> Tensor:
     # Only what begins and ends with a huge page lies in huge pages from end to end.
     whole = -(-size // _HUGE) * _HUGE
     pages = mmap.mmap(-1, whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
+    # A kernel may be built without them.
+    with contextlib.suppress(OSError):
         pages.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:
-        pass  # A kernel without huge pages.
     return torch.frombuffer(pages, dtype=dtype, count=count)

@@ -11,7 +11,9 @@ gaps, as in version 2, cost three times as much: every byte after one has to be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from shira_diffusion.formats.layout import Extent
 # One more than a byte holds, so that a gap modulo this is its lowest byte.
 _SKIP = 256
 _NONE = 255
+# Entries.
+_BLOCK = 2**17
 
 Numbers = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
@@ -34,7 +38,7 @@ def encode(indices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Both planes, uint8, of the sorted unique indices (n,) of each weight."""
     lows, owners, before = [np.empty(0, np.uint8)], [np.empty(0, np.int64)], 0
     for own in indices:
-        distances = np.diff(own.cpu().numpy().astype(np.int64), prepend=-1) - 1
+        distances = own.cpu().long().diff(prepend=torch.tensor([-1])).sub_(1).numpy()
         long = np.flatnonzero(distances >= _SKIP)
         lows.append(distances.astype(np.uint8))
         owners.append(np.repeat(long + before, distances[long] // _SKIP))
@@ -55,21 +59,45 @@ def decode(extents: Mapping[str, Extent], low: Tensor, skips: Tensor) -> Tensor:
     counts = np.array([one.nnz for one in touched.values()], dtype=np.int64)
     ends = np.cumsum(counts)
     owners = _owners(skips, low.numel())
-    skipped = np.diff(np.searchsorted(owners, ends), prepend=0)
+    owned = np.searchsorted(owners, ends.astype(owners.dtype))
     # No index of a weight lies beyond this, whatever the file says, so that no sum overflows.
-    furthest = int((_SKIP * (counts + skipped)).max(initial=0))
+    furthest = int((_SKIP * (counts + np.diff(owned, prepend=0))).max(initial=0))
     largest = max((one.numel for one in touched.values()), default=0)
     indices = memory.empty(low.numel(), index_dtype(max(furthest, largest)))
-    steps: Numbers = indices.numpy()
-    np.add(low.numpy(), 1, out=steps, dtype=steps.dtype)
-    steps[ends - counts] -= 1
-    skip = torch.tensor(_SKIP, dtype=indices.dtype)
-    indices.index_add_(0, torch.from_numpy(owners), skip.expand(owners.size))
-    for start, end in zip((ends - counts).tolist(), ends.tolist(), strict=True):
-        own = steps[start:end]
-        np.add.accumulate(own, out=own, dtype=own.dtype)
-    _check_reach(touched, steps[ends - 1].tolist())
+
+    def run(block: slice) -> None:
+        begins = (ends - counts)[block]
+        begin, end = int(begins[0]), int(ends[block][-1])
+        own = owners[owned[block.start - 1] if block.start else 0 : owned[block.stop - 1]] - begin
+        _decode_block(low[begin:end], own, (begins - begin).tolist(), indices[begin:end])
+
+    # torch's number of threads, as numpy and torch let the others work meanwhile.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(run, _blocks(ends)))
+    _check_reach(touched, indices.numpy()[ends - 1].tolist())
     return indices
+
+
+def _blocks(ends: Numbers) -> Iterator[slice]:
+    """Weights, of which the n-th ends at `ends[n]`, in parts that fit the processor's cache."""
+    first, begin = 0, 0
+    while first < ends.size:
+        last = max(first + 1, int(np.searchsorted(ends, begin + _BLOCK, side="right")))
+        yield slice(first, last)
+        first, begin = last, int(ends[last - 1])
+
+
+def _decode_block(low: Tensor, owners: Numbers, begins: list[int], out: Tensor) -> None:
+    """Write the indices of some weights, of which the n-th begins at `begins[n]`."""
+    steps: Numbers = out.numpy()
+    steps[:] = low.numpy()
+    steps += 1
+    steps[begins] -= 1
+    skip = torch.tensor(_SKIP, dtype=out.dtype)
+    out.index_add_(0, torch.from_numpy(owners), skip.expand(owners.size))
+    for begin, end in pairwise([*begins, steps.size]):
+        own = steps[begin:end]
+        np.add.accumulate(own, out=own, dtype=own.dtype)
 
 
 def _owners(skips: Tensor, nnz: int) -> Numbers:
@@ -77,7 +105,7 @@ def _owners(skips: Tensor, nnz: int) -> Numbers:
     steps = skips.numpy()
     if steps.size and steps[-1] == _NONE:
         raise FormatError("the skips end in a step to none")
-    owners: Numbers = memory.empty(steps.size, index_dtype(_NONE * steps.size)).numpy()
+    owners: Numbers = memory.empty(steps.size, index_dtype(max(_NONE * steps.size, nnz))).numpy()
     owners[:] = steps
     np.add.accumulate(owners, out=owners, dtype=owners.dtype)
     if steps.max(initial=0) == _NONE:
