@@ -65,15 +65,20 @@ def decode(extents: Mapping[str, Extent], low: Tensor, skips: Tensor) -> Tensor:
     largest = max((one.numel for one in touched.values()), default=0)
     indices = memory.empty(low.numel(), index_dtype(max(furthest, largest)))
 
-    def run(block: slice) -> None:
-        begins = (ends - counts)[block]
-        begin, end = int(begins[0]), int(ends[block][-1])
-        own = owners[owned[block.start - 1] if block.start else 0 : owned[block.stop - 1]] - begin
-        _decode_block(low[begin:end], own, (begins - begin).tolist(), indices[begin:end])
-
     # torch's number of threads, as numpy and torch let the others work meanwhile.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(run, _blocks(ends)))
+    shares = torch.get_num_threads()
+    blocks = list(_blocks(ends))
+
+    def run(share: int) -> None:
+        for block in blocks[share::shares]:
+            begins = (ends - counts)[block]
+            begin, end = int(begins[0]), int(ends[block][-1])
+            first_owner = owned[block.start - 1] if block.start else 0
+            own = owners[first_owner : owned[block.stop - 1]] - begin
+            _decode_block(low[begin:end], own, (begins - begin).tolist(), indices[begin:end])
+
+    with ThreadPoolExecutor(shares) as pool:
+        list(pool.map(run, range(shares)))
     _check_reach(touched, indices.numpy()[ends - 1].tolist())
     return indices
 
