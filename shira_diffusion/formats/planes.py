@@ -78,7 +78,9 @@ def decode(extents: Mapping[str, Extent], low: Tensor, skips: Tensor) -> Tensor:
             _decode_block(low[begin:end], own, (begins - begin).tolist(), indices[begin:end])
 
     with ThreadPoolExecutor(shares) as pool:
-        list(pool.map(run, range(shares)))
+        others = pool.map(run, range(1, shares))
+        run(0)
+        list(others)
     _check_reach(touched, indices.numpy()[ends - 1].tolist())
     return indices
 
