@@ -185,6 +185,9 @@ class Config:
     compile: bool = setting(
         False, "compile the UNet's blocks: a slow start, then faster steps", free=True
     )
+    cuda_graphs: bool = setting(
+        False, "replay a step's passes as one CUDA graph, for hosts that launch slowly", free=True
+    )
 
     prior_prompts: tuple[str, ...] = setting((), "what the base must not forget")
     prior_images: int = setting(32, "class images of each class that the base draws", at_least(1))

@@ -81,7 +81,7 @@ class Session:
         batches = self._prepare(objective.train_timesteps)
         method = self._method(objective, batches, stored)
         try:
-            loop = Loop(self._config, method, objective, batches, self._machine)
+            loop = Loop(self._config, method, objective, batches, self._machine, self._report.warn)
             if stored:
                 loop.restore(stored)
             interrupted = self._steps(loop, stop_after)

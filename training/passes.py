@@ -1,0 +1,87 @@
+"""A batch's forward and backward pass: launched operation by operation, or as one CUDA graph."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shira_diffusion.captured import CapturedPass, HeldGradients
+from shira_diffusion.errors import CaptureError
+from training.batches import Batch
+from training.config import Config
+from training.machine import Machine
+from training.methods import Trainable
+from training.objective import Objective
+
+Pass = Callable[[Batch, Tensor], Tensor]
+"""Adds the gradient of a batch's loss, times a factor (), and returns the loss itself."""
+
+Warn = Callable[[str], None]
+"""Tells of something that does not end the run."""
+
+
+class Launched:
+    """Launches every operation, as PyTorch does."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def __call__(self, batch: Batch, factor: Tensor) -> Tensor:
+        """Add the gradient and return the loss, a scalar in fp32."""
+        loss = self._objective.loss(batch)
+        (loss * factor).backward()
+        return loss.detach()
+
+
+class Graphed:
+    """Replays a CUDA graph, captured when the first batch of a shape comes.
+
+    `receiving` are what backward passes add gradients to. Where capturing fails there is a warning,
+    and all goes on as `Launched`.
+    """
+
+    def __init__(self, objective: Objective, receiving: Sequence[nn.Parameter], warn: Warn) -> None:
+        self._objective = objective
+        self._launched = Launched(objective)
+        self._gradients = HeldGradients(receiving)
+        self._warn = warn
+        self._captured: dict[tuple[tuple[str, torch.Size], ...], CapturedPass] = {}
+        self._failed = False
+
+    def __call__(self, batch: Batch, factor: Tensor) -> Tensor:
+        """Add the gradient and return the loss, a scalar in fp32."""
+        if self._failed:
+            return self._launched(batch, factor)
+        inputs = {**batch.tensors(), "factor": factor}
+        try:
+            captured = self._of_shape(inputs)
+        except CaptureError as error:
+            self._warn(f"{error}. This run goes on without cuda_graphs.")
+            self._failed = True
+            self._captured.clear()
+            return self._launched(batch, factor)
+        return captured(**inputs) / factor
+
+    def _of_shape(self, inputs: dict[str, Tensor]) -> CapturedPass:
+        shape = tuple((name, tensor.shape) for name, tensor in inputs.items())
+        if shape not in self._captured:
+            first = next(iter(self._captured.values()), None)
+            self._captured[shape] = CapturedPass(
+                self._gradients, self._scaled_loss, inputs, beside=first
+            )
+        return self._captured[shape]
+
+    def _scaled_loss(self, factor: Tensor, **tensors: Tensor) -> Tensor:
+        return self._objective.loss(Batch(**tensors)) * factor  # type: ignore[arg-type]
+
+
+def create_pass(
+    config: Config, objective: Objective, method: Trainable, machine: Machine, warn: Warn
+) -> Pass:
+    """Return the pass that the settings ask for and the device can do."""
+    if not config.cuda_graphs:
+        return Launched(objective)
+    if machine.device.type != "cuda":
+        warn(f"cuda_graphs needs CUDA; this run is on {machine.device} and goes without.")
+        return Launched(objective)
+    return Graphed(objective, method.receiving(), warn)
