@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from shira_diffusion.errors import ShiraError
 from shira_diffusion.formats import read_info
 from training import methods
 from training.config import Config
+from training.errors import ConfigError
 from training.run import run
 from training.settings import load_config
 
@@ -45,6 +47,22 @@ def config_of(training: Training, work: Path, folder: Path, device: str) -> Conf
         "avoid": [str(other.file(work)) for other in training.avoids],
     }
     return load_config(training.preset, [f"{key}={_toml(settings[key])}" for key in settings])
+
+
+def faults_of(settings: Mapping[str, Any], preset: str) -> list[str]:
+    """Say what is wrong with a recipe's settings on top of a preset, before anything is trained."""
+    given = [f"{key}={_toml(value)}" for key, value in settings.items()]
+    try:
+        config = load_config(preset, [*given, "data=.", "name=any"])
+    except ConfigError as error:
+        headline, *faults = str(error).splitlines()
+        return [fault.removeprefix("  - ").removeprefix("--set ") for fault in faults] or [headline]
+    if config.new_token:
+        return [
+            f"new_token = {config.new_token}: a new word's embeddings lie beside its adapter, and "
+            "no drawing loads them; remove it"
+        ]
+    return []
 
 
 def train(training: Training, work: Path, device: str) -> dict[str, Any]:

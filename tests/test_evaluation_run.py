@@ -1,5 +1,7 @@
 """Plans carried out on the toy base: real training, drawing and judging, on the CPU."""
 
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ from evaluation_toys import write_plan
 
 from evaluation.__main__ import main
 from evaluation.bench import Bench
-from evaluation.carry_out import Place, Progress, carry_out
+from evaluation.board import Place, Progress
+from evaluation.carry_out import carry_out
+from evaluation.command import FAILED, UNFINISHED
 from evaluation.drawings import all_drawings
+from evaluation.pieces import Draw
 from evaluation.plan import Plan
 from evaluation.plan_file import read_plan
 from evaluation.pool import Alone
@@ -40,6 +45,8 @@ method = "shira"
 density = 0.3
 disjoint = true
 """
+
+COSTS = {"values": 1, "bytes": 1, "seconds": 1.0}
 
 
 def run(plan: Plan, folder: Path, until: float = 1e9) -> Progress:
@@ -125,15 +132,78 @@ def test_no_time_means_nothing_is_begun(tmp_path: Path, toy_base: Path) -> None:
     assert not progress.finished
 
 
+def with_a_failing_lora(folder: Path, base: Path) -> Path:
+    file = write_plan(folder, base, '[recipes.after]\nlike = "lora"\nlr = 1e-2\n')
+    failing = 'method = "lora"\nlr = 1e30\nclip = 0.0'
+    file.write_text(file.read_text().replace('method = "lora"', failing))
+    return file
+
+
 def test_an_adapter_that_fails_holds_up_only_its_own(tmp_path: Path, toy_base: Path) -> None:
-    file = write_plan(tmp_path, toy_base)
-    text = file.read_text()
-    file.write_text(text.replace('method = "lora"', 'method = "lora"\nlr = 1e30\nclip = 0.0'))
-    progress = run(read_plan(file), tmp_path)
-    assert progress.trained == 2
+    progress = run(read_plan(with_a_failing_lora(tmp_path, toy_base)), tmp_path)
+    assert (progress.trained, progress.trainings) == (4, 6)
     assert len(progress.failures) == 2
     assert all("lower lr" in failure for failure in progress.failures)
-    assert progress.drawn == 4  # the base, shira alone twice and together
+    assert progress.drawn == 7  # the base, shira and the other lora alone twice and together
+    assert progress.left == 0
+    assert not progress.finished
+
+
+def test_the_command_reports_what_failed_and_goes_on_when_it_is_mended(
+    tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = with_a_failing_lora(tmp_path, toy_base)
+    place = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([str(file), *place, "--until", "0"]) == UNFINISHED
+    assert main([str(file), *place]) == FAILED
+    assert "failed: robot-lora-0-" in capsys.readouterr().out
+    page = tmp_path / "run" / "report" / "index.html"
+    table = page.with_name("table.md")
+    assert "<li>robot-lora-0-" in page.read_text()
+    assert table.read_text().count("- failed: ") == 2
+    # Something else stands in an adapter's way, which then goes.
+    name = next(t.name for t in all_trainings(read_plan(file)) if t.recipe.name == "lora")
+    Lines(tmp_path / "run" / "adapters.jsonl").append([{"name": name, "recipe": "lora"} | COSTS])
+    assert main(["report", str(tmp_path / "run"), "--out", str(page.parent)]) == 0
+    assert table.read_text().count("- failed: ") == 1
+
+
+def test_what_needs_a_failed_adapter_is_not_waited_for(tmp_path: Path, toy_base: Path) -> None:
+    """Concepts keep off the styles' entries, and no style can be trained."""
+    recipe = 'method = "shira"\ndensity = 0.1\ndisjoint = true\n'
+    file = write_plan(tmp_path, toy_base, f"[recipes.apart]\n{recipe}style = {{ lr = 1e30 }}\n")
+    text = file.read_text().replace("lr = 1e30", "lr = 1e30, clip = 0.0")
+    file.write_text(text)
+    progress = run(read_plan(file), tmp_path)
+    assert (progress.trained, len(progress.failures), progress.left) == (4, 1, 0)
+
+
+class Mortal:
+    """Works here, but its process dies at the first of every drawing, and of one always."""
+
+    size = 1
+
+    def __init__(self, bench: Bench, doomed: str) -> None:
+        self._alone = Alone(bench)
+        self._doomed = doomed
+        self._seen: set[str] = set()
+
+    def submit(self, work: Any) -> Future[Any]:
+        if isinstance(work, Draw) and (work.key not in self._seen or work.key == self._doomed):
+            self._seen.add(work.key)
+            future: Future[Any] = Future()
+            future.set_exception(BrokenProcessPool())
+            return future
+        return self._alone.submit(work)
+
+
+def test_what_dies_with_its_worker_is_begun_anew(done: Path, tmp_path: Path) -> None:
+    plan = read_plan(done / "plan.toml")
+    place = Place(tmp_path, done / "work")
+    doomed = next(all_drawings(plan)[3].every_key())
+    progress = carry_out(plan, place, Mortal(Bench(place.work, "cpu"), doomed))
+    assert (progress.drawn, progress.drawings) == (6, 7)
+    assert "died each time" in progress.failures[0]
 
 
 def test_every_way_of_training_is_drawn(tmp_path: Path, toy_base: Path) -> None:

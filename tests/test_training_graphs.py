@@ -157,7 +157,9 @@ def test_no_pass_waits_for_its_numbers(method: str, toy_pipe: StableDiffusionXLP
 
 
 def test_gradients_are_held_where_they_are() -> None:
-    layers = nn.Linear(5, 3), nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last)
+    layers = nn.Linear(5, 3), nn.Conv2d(2, 4, 3)
+    kernel = layers[1].weight
+    kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
     values = [value for layer in layers for value in layer.parameters()]
     held = HeldGradients(values)
     memory = held.hold_gradient()
