@@ -73,9 +73,12 @@ class Destination:
 
 
 def describe(
-    config: Config, dataset: Dataset, fingerprint: str, facts: Mapping[str, str]
+    config: Config, dataset: Dataset, fingerprints: Mapping[str, str], facts: Mapping[str, str]
 ) -> AdapterInfo:
-    """Return what the adapter's file says about itself; no path of this machine is in it."""
+    """Return what the adapter's file says about itself; no path of this machine is in it.
+
+    `fingerprints` are those of the base's components that were trained.
+    """
     sparse = config.method in SPARSE
     keys = _COMMON + (_MASK if sparse else ()) + (_PRIOR if config.keeps_prior else ())
     keys += _LOSS_MASK if config.loss_mask != "off" else ()
@@ -89,7 +92,7 @@ def describe(
         name=config.name,
         title=config.title,
         base_model=base_name(config.base),
-        base_fingerprint={"unet": fingerprint},
+        base_fingerprint=fingerprints,
         method=config.method,
         mask=config.mask if sparse else "",
         trigger_words=config.trigger_words,
