@@ -73,7 +73,7 @@ class Sampling:
     steps: int = 22
     guidance: float = 3.0
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    batch: int = 48
+    batch: int = 96
 
 
 @dataclass(frozen=True)
