@@ -205,8 +205,13 @@ def test_graphs_train_as_launches_do(
     expected = trained(copy.deepcopy(toy_pipe), machine, method)
     found = trained(toy_pipe, machine, method, cuda_graphs=True)
     assert found[2] == []
-    rough = 1e-3 if precision == torch.float32 else 0.1
-    torch.testing.assert_close(found[:2], expected[:2], rtol=rough, atol=rough / 10)
+    if precision == torch.float32:
+        torch.testing.assert_close(found[:2], expected[:2], rtol=1e-3, atol=1e-4)
+        return
+    # Where a gradient is about 0 its sign, and with it Adam's step, is rounding's.
+    torch.testing.assert_close(found[0], expected[0], rtol=0.1, atol=0.01)
+    values, known = (torch.cat([one.flatten() for one in some[1]]) for some in (found, expected))
+    assert (values - known).norm() < 0.1 * known.norm()
 
 
 @pytest.mark.gpu
