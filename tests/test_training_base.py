@@ -1,6 +1,7 @@
 """A base that is handed to run after run comes out of each as it went in."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from training import methods
 from training.base import Base
 from training.export import ADAPTER
 from training.methods import Create
+from training.prior import Prior
 from training.run import run
+from training.run_folder import RunFolder
 from training.settings import load_config
 from training.texts import TEXT_ENCODERS
 
@@ -138,3 +141,52 @@ def test_every_trained_component_is_certified(
     assert info.base_fingerprint == {
         component: fingerprint(getattr(kept.pipe, component)) for component in components
     }
+
+
+def test_runs_of_any_seed_share_class_images(
+    images: Path, toy_base: Path, tmp_path: Path, kept: Base
+) -> None:
+    def train(seed: int) -> list[dict[str, Any]]:
+        given = [
+            f"data={images}",
+            f"name=x{seed}",
+            f"seed={seed}",
+            f"base={toy_base}",
+            f"run={tmp_path}/run{seed}",
+            f"adapters_dir={tmp_path}/adapters",
+            f"cache_dir={tmp_path}/cache",
+            *("steps=1", "batch=1", "sample_steps=0", "checkpoint_every=0", "device=cpu"),
+            *("prior_prompts=a castle", "prior_images=3", "prior_steps=2", "prior_batch=1"),
+        ]
+        config = load_config("quick", given)
+        assert run(config, Console(quiet=True), base=kept).adapter is not None
+        return RunFolder.of(config).log.find("prior")
+
+    (first,) = train(0)
+    drawn = sorted(Path(first["folder"]).glob("*.png"))
+    assert [path.name for path in drawn] == ["0000.png", "0001.png", "0002.png"]
+    times = [path.stat().st_mtime_ns for path in drawn]
+    (second,) = train(1)
+    assert first["folder"] == second["folder"]
+    assert [path.stat().st_mtime_ns for path in drawn] == times
+
+
+def test_others_wait_while_one_draws(tmp_path: Path) -> None:
+    prior = Prior(("a castle",), count=1)
+    folder = tmp_path / "cache" / "prior-x"
+    waited = threading.Event()
+
+    def wait() -> None:
+        with prior.turn(folder):
+            waited.set()
+
+    other = threading.Thread(target=wait)
+    with prior.turn(folder):
+        other.start()
+        assert not waited.wait(0.2)
+    other.join()
+    assert waited.is_set()
+    folder.mkdir()
+    (folder / "0000.png").touch()
+    with prior.turn(folder), prior.turn(folder):  # nothing is missing, so nobody waits
+        pass

@@ -79,9 +79,15 @@ def create_pass(
     config: Config, objective: Objective, method: Trainable, machine: Machine, warn: Warn
 ) -> Pass:
     """Return the pass that the settings ask for and the device can do."""
-    if not config.cuda_graphs:
-        return Launched(objective)
-    if machine.device.type != "cuda":
-        warn(f"cuda_graphs needs CUDA; this run is on {machine.device} and goes without.")
-        return Launched(objective)
-    return Graphed(objective, method.receiving(), warn)
+    if remark := without_graphs(config, machine):
+        warn(remark)
+    elif config.cuda_graphs:
+        return Graphed(objective, method.receiving(), warn)
+    return Launched(objective)
+
+
+def without_graphs(config: Config, machine: Machine) -> str:
+    """Say why graphs that are asked for cannot be had, "" if they can or nobody asks."""
+    if config.cuda_graphs and machine.device.type != "cuda":
+        return f"cuda_graphs needs CUDA; this run is on {machine.device} and goes without."
+    return ""
