@@ -15,7 +15,6 @@ from rich.console import Console
 from evaluation import peft_shira
 from evaluation.folders import folder_of
 from evaluation.trainings import Training
-from shira_diffusion.errors import ShiraError
 from shira_diffusion.formats import read_info
 from training import methods
 from training.base import Base
@@ -108,8 +107,8 @@ def train(training: Training, work: Path, device: str, bases: Bases) -> dict[str
         with bases.lent(config, device) as base:
             create = CREATE[training.recipe.trainer]
             outcome = run(config, Console(quiet=True), create=create, base=base)
-        if outcome.adapter is None:
-            raise ShiraError(f"{training.name} was interrupted")
+        if outcome.adapter is None:  # someone pressed Ctrl-C, and means all of it
+            raise KeyboardInterrupt
         warnings = [row["message"] for row in RunFolder.of(config).log.find("warning")]
         shutil.rmtree(config.run)
     return {

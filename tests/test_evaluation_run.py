@@ -1,5 +1,9 @@
 """Plans carried out on the toy base: real training, drawing and judging, on the CPU."""
 
+import os
+import signal
+import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -49,9 +53,9 @@ disjoint = true
 COSTS = {"values": 1, "bytes": 1, "seconds": 1.0}
 
 
-def run(plan: Plan, folder: Path, until: float = 1e9) -> Progress:
+def run(plan: Plan, folder: Path, until: float = 1e9, device: str = "cpu") -> Progress:
     place = Place(folder / "run", folder / "work")
-    return carry_out(plan, place, Alone(Bench(place.work, "cpu", place.pictures)), until=until)
+    return carry_out(plan, place, Alone(Bench(place.work, device, place.pictures)), until=until)
 
 
 def lines(folder: Path, name: str = "records.jsonl") -> list[dict[str, Any]]:
@@ -85,6 +89,32 @@ def test_every_adapter_is_listed_with_what_it_costs(done: Path) -> None:
         assert line["bytes"] == file.stat().st_size
         if training.recipe.name == "shira":
             assert line["values"] == Adapter.load(file).nnz
+
+
+def test_what_a_training_warns_of_is_in_its_line(tmp_path: Path, toy_base: Path) -> None:
+    plan = read_plan(write_plan(tmp_path, toy_base))
+    (tmp_path / "robot" / "scan.heic").touch()
+    run(plan, tmp_path)
+    for line in lines(tmp_path / "run", "adapters.jsonl"):
+        warned = any("scan.heic" in warning for warning in line.get("warnings", []))
+        assert warned == (line["subject"] == "robot")
+
+
+def test_one_ctrl_c_ends_the_command(tmp_path: Path, toy_base: Path) -> None:
+    file = write_plan(tmp_path, toy_base)
+    (tmp_path / "preset.toml").write_text("steps = 99999\nbatch = 1\n")
+
+    def press() -> None:
+        while not any(
+            '"step"' in log.read_text() for log in tmp_path.glob("work/trained/*/*.jsonl")
+        ):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    place = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([str(file), *place]) == 130
+    assert not (tmp_path / "run" / "failures.jsonl").exists()
 
 
 def test_a_finished_plan_does_nothing_again(done: Path) -> None:
@@ -225,6 +255,15 @@ def test_every_way_of_training_is_drawn(tmp_path: Path, toy_base: Path) -> None:
     )
     for name, delta in style.deltas.items():  # PEFT's masks are all the same
         assert delta.indices.tolist() == concept.deltas[name].indices.tolist()
+
+
+@pytest.mark.gpu
+def test_every_way_of_training_is_captured(tmp_path: Path, toy_base: Path) -> None:
+    progress = run(read_plan(write_plan(tmp_path, toy_base, KINDS)), tmp_path, device="cuda")
+    assert progress.finished, progress.failures
+    assert [
+        one["warnings"] for one in lines(tmp_path / "run", "adapters.jsonl") if "warnings" in one
+    ] == []
 
 
 @pytest.mark.slow
