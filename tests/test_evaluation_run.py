@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from evaluation_toys import write_plan
 
 from evaluation.__main__ import main
-from evaluation.bench import Bench
+from evaluation.bench import Bench, _encoded, _in_batches
 from evaluation.board import Place, Progress
 from evaluation.carry_out import carry_out
 from evaluation.command import FAILED, UNFINISHED
@@ -140,6 +141,26 @@ def test_pictures_depend_on_seed_and_mix_alone(done: Path, toy_base: Path) -> No
     bench = Bench(done / "work", "cpu")
     drawing = next(d for d in all_drawings(plan) if len(d.adapters) == 2)
     assert bench.draw(drawing) == bench.draw(drawing)
+
+
+def test_each_prompt_is_encoded_as_the_pipeline_would(toy_pipe: StableDiffusionXLPipeline) -> None:
+    prompts = ["a castle", "a happy robot", "a castle", "a castle"]
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds")
+    for guidance in (3.0, 1.0):
+        found = _encoded(toy_pipe, prompts, guidance)
+        known = toy_pipe.encode_prompt(prompts, do_classifier_free_guidance=guidance > 1)
+        assert len(found) == len(known) == 4
+        for name, expected in zip((*names, "negative_pooled_prompt_embeds"), known, strict=True):
+            torch.testing.assert_close(found[name], expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "sizes"), [(0, 4, []), (4, 4, [4]), (5, 4, [2, 3]), (240, 96, [80, 80, 80])]
+)
+def test_batches_are_about_as_large(count: int, most: int, sizes: list[int]) -> None:
+    parts = _in_batches(range(count), most)
+    assert [len(part) for part in parts] == sizes
+    assert [one for part in parts for one in part] == list(range(count))
 
 
 def test_the_base_is_left_as_it_was(done: Path) -> None:
