@@ -152,7 +152,7 @@ class Bench:
 def _in_batches(asked: Sequence[T], most: int) -> list[Sequence[T]]:
     """Cut into as few parts as hold no more than `most` each, all about as large."""
     count = -(-len(asked) // most)
-    bounds = [number * len(asked) // count for number in range(count + 1)]
+    bounds = [number * len(asked) // (count or 1) for number in range(count + 1)]
     return [asked[start:stop] for start, stop in pairwise(bounds)]
 
 

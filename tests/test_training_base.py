@@ -126,6 +126,7 @@ def test_nothing_is_drawn_or_saved_that_nobody_wants(
 ) -> None:
     file = adapter("shira", images, toy_base, tmp_path, kept)
     assert sorted(path.name for path in file.parent.iterdir()) == [ADAPTER, "card.md"]
+    assert "thumbnail" not in file.with_name("card.md").read_text()
     assert not (tmp_path / "run" / "samples").exists()
     assert not (tmp_path / "run" / "checkpoints").exists()
 

@@ -105,11 +105,12 @@ def describe(
     )
 
 
-def card_of(info: AdapterInfo, config: Config, dataset: Dataset) -> str:
-    """Return the card of the adapter that `config` trained on `dataset`."""
+def card_of(info: AdapterInfo, config: Config, dataset: Dataset, *, pictured: bool) -> str:
+    """Return the card of the adapter that `config` trained on `dataset`, with a thumbnail or not."""
     texts = dict.fromkeys(read_credit(folder) for folder in dataset.folders)
     credit = "\n\n".join(text for text in texts if text)
-    return write_card(info, prompts=config.sample_prompts, credit=credit)
+    thumbnail = "thumbnail.png" if pictured else ""
+    return write_card(info, prompts=config.sample_prompts, credit=credit, thumbnail=thumbnail)
 
 
 def base_name(base: str) -> str:

@@ -256,8 +256,8 @@ class Session:
             return None
         config = self._config
         info = describe(config, self._dataset, self._marks, method.facts())
-        card = card_of(info, config, self._dataset)
         thumbnail = self._samples(config.steps)
+        card = card_of(info, config, self._dataset, pictured=thumbnail is not None)
         replace = self._folder.may_replace(config, resume=resume)
         destination = Destination(self._folder.adapter(config), replace)
         folder = destination.publish(method, info, card, thumbnail)
