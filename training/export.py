@@ -106,7 +106,7 @@ def describe(
 
 
 def card_of(info: AdapterInfo, config: Config, dataset: Dataset, *, pictured: bool) -> str:
-    """Return the card of the adapter that `config` trained on `dataset`, with a thumbnail or not."""
+    """Return the card of what `config` trained on `dataset`, with a thumbnail or without."""
     texts = dict.fromkeys(read_credit(folder) for folder in dataset.folders)
     credit = "\n\n".join(text for text in texts if text)
     thumbnail = "thumbnail.png" if pictured else ""
