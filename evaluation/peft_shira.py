@@ -37,10 +37,6 @@ class PeftShira:
         """Return the values of every layer."""
         return [layer.shira_weight[_ADAPTER] for layer in self._layers.values()]
 
-    def receiving(self) -> list[nn.Parameter]:
-        """Return the values of every layer."""
-        return self.parameters()
-
     def gather(self) -> None:
         """Do nothing: the gradients are there."""
 

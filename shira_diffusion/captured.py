@@ -76,7 +76,8 @@ class CapturedPass:
     each call as ever. What `loss` computes must not depend on data by way of the host (no
     `.item()`), and checkpointing needs `preserve_rng_state=False`. Compile the module before;
     capture again once it was moved. Passes of several shapes share memory when each but the first
-    is made `beside` one of them.
+    is made `beside` one of them. `then` follows each backward pass in the graph, for what brings
+    gradients on to where they are held.
 
     Raises `SettingError` when there is nothing that CUDA could capture, and `CaptureError` when
     capturing failed or gives other numbers than the pass itself: then train without.
@@ -88,6 +89,7 @@ class CapturedPass:
         loss: Callable[..., Tensor],
         inputs: Mapping[str, Tensor],
         *,
+        then: Callable[[], None] = lambda: None,
         beside: CapturedPass | None = None,
     ):
         self._gradients = gradients
@@ -100,6 +102,7 @@ class CapturedPass:
                 f"{sorted(map(str, devices))}; move them there, or train without CapturedPass"
             )
         self._function = loss
+        self._then = then
         self._inputs = {name: tensor.detach().clone() for name, tensor in inputs.items()}
         before = self._gradient.clone()
         with torch.cuda.device(device):
@@ -135,6 +138,7 @@ class CapturedPass:
     def _run(self) -> Tensor:
         loss = self._function(**self._inputs)
         loss.backward()
+        self._then()
         return loss.detach()
 
     def _warmed_up(self) -> tuple[Tensor, Tensor]:

@@ -43,12 +43,14 @@ class Replayed:
         loss: Callable[..., Tensor],
         inputs: Mapping[str, Tensor],
         *,
+        then: Callable[[], None],
         beside: "Replayed | None" = None,
     ) -> None:
         assert (beside is None) == (not self.made)
         self._gradients = gradients
         self._gradient = gradients.hold_gradient()
         self._loss = loss
+        self._then = then
         self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         self.made.append(self)
 
@@ -58,6 +60,7 @@ class Replayed:
             self._inputs[name].copy_(tensor)
         loss = self._loss(**self._inputs)
         loss.backward()
+        self._then()
         return loss.detach()
 
 
@@ -74,8 +77,8 @@ def always_graphed(
     config: Any, objective: Objective, method: methods.Trainable, _: Machine, warn: passes.Warn
 ) -> passes.Pass:
     if not config.cuda_graphs:
-        return passes.Launched(objective)
-    return passes.Graphed(objective, method.receiving(), warn)
+        return passes.Launched(objective, method)
+    return passes.Graphed(objective, method, warn)
 
 
 def of_two_shapes(pipe: StableDiffusionXLPipeline) -> Batches:

@@ -122,7 +122,7 @@ class Loop:
         factor = self._scaler.scale(torch.full_like(total, 1 / count))
         for index in range(self.step * count, (self.step + 1) * count):
             total += self._pass(self._batches.draw(index, self._machine), factor) / count
-        self._method.gather()
+        self._pass.gather()
         self._machine.sum([total, *_gradients(self._values)])
         return total
 

@@ -17,9 +17,6 @@ class Trainable(Protocol):
     def parameters(self) -> list[nn.Parameter]:
         """Return the values for the optimizer, fp32."""
 
-    def receiving(self) -> list[nn.Parameter]:
-        """Return what backward passes add gradients to: the values, or what `gather` reads."""
-
     def gather(self) -> None:
         """Bring the gradients to the values; called once after a step's backward passes."""
 

@@ -39,10 +39,6 @@ class Lora:
         """Return all factors and magnitudes."""
         return [parameter for parameter in self._module.parameters() if parameter.requires_grad]
 
-    def receiving(self) -> list[nn.Parameter]:
-        """Return all factors and magnitudes."""
-        return self.parameters()
-
     def gather(self) -> None:
         """Do nothing: the gradients are there."""
 

@@ -18,10 +18,6 @@ class Shira:
         """Return the one flat vector of all trained entries."""
         return self._tuner.parameters()
 
-    def receiving(self) -> list[nn.Parameter]:
-        """Return the one flat vector."""
-        return self._tuner.parameters()
-
     def gather(self) -> None:
         """Do nothing: the tuner has put the gradients there."""
 

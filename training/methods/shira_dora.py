@@ -52,10 +52,6 @@ class ShiraDora:
         """Return all magnitudes and factors."""
         return [part for layer in self._layers.values() for part in layer.parts]
 
-    def receiving(self) -> list[nn.Parameter]:
-        """Return the flat vector of all entries."""
-        return self._tuner.parameters()
-
     def gather(self) -> None:
         """Hand the entries' gradients on to the magnitudes and factors that made them."""
         flat = self._tuner.hold_gradient()

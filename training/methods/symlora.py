@@ -45,10 +45,6 @@ class SymLora:
         """Return all Q and L."""
         return [part for layer in self._layers.values() for part in (layer.q, layer.eigenvalues)]
 
-    def receiving(self) -> list[nn.Parameter]:
-        """Return all Q and L."""
-        return self.parameters()
-
     def gather(self) -> None:
         """Do nothing: the gradients are there."""
 

@@ -29,10 +29,6 @@ class Together:
         """Return the values of all parts."""
         return [value for part in self.parts.values() for value in part.parameters()]
 
-    def receiving(self) -> list[nn.Parameter]:
-        """Return what all parts receive gradients in."""
-        return [value for part in self.parts.values() for value in part.receiving()]
-
     def gather(self) -> None:
         """Bring the gradients to the values of all parts."""
         for part in self.parts.values():

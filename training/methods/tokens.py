@@ -41,10 +41,6 @@ class NewWord:
         """Return the one flat vector of all rows."""
         return self._tuner.parameters()
 
-    def receiving(self) -> list[nn.Parameter]:
-        """Return the one flat vector."""
-        return self._tuner.parameters()
-
     def gather(self) -> None:
         """Do nothing: the tuner has put the gradients there."""
 
