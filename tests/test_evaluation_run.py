@@ -25,6 +25,7 @@ from evaluation.plan import Plan
 from evaluation.plan_file import read_plan
 from evaluation.pool import Alone
 from evaluation.records import Lines
+from evaluation.training_run import config_of
 from evaluation.trainings import all_trainings
 from shira_diffusion import Adapter
 
@@ -276,6 +277,19 @@ def test_every_way_of_training_is_drawn(tmp_path: Path, toy_base: Path) -> None:
     )
     for name, delta in style.deltas.items():  # PEFT's masks are all the same
         assert delta.indices.tolist() == concept.deltas[name].indices.tolist()
+
+
+def test_graphs_are_for_cuda_and_what_it_can_capture(tmp_path: Path, toy_base: Path) -> None:
+    texts = '[recipes.texts]\nmethod = "shira"\ntrain_text_encoders = true\n'
+    plan = read_plan(write_plan(tmp_path, toy_base, KINDS + texts))
+    found = {
+        (training.recipe.name, device)
+        for training in all_trainings(plan)
+        for device in ("cpu", "cuda:0")
+        if config_of(training, tmp_path, tmp_path, device).cuda_graphs
+    }
+    names = set(plan.recipes) - {"peft-shira", "texts"}
+    assert found == {(name, "cuda:0") for name in names}
 
 
 @pytest.mark.gpu
