@@ -47,7 +47,6 @@ ORDER = [
     "formats.planes",
     "formats.groups",
     "formats.native_v1",
-    "formats.native_v2",
     "formats.native",
     "formats.sgm",
     "formats.kohya",

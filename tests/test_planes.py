@@ -32,7 +32,7 @@ def by_definition(weights: list[list[int]]) -> tuple[list[int], list[int]]:
 
 
 def extents(counts: list[int], numel: int) -> dict[str, Extent]:
-    return {f"w{number}": Extent((numel,), (count,)) for number, count in enumerate(counts)}
+    return {f"w{number}": Extent((numel,), count) for number, count in enumerate(counts)}
 
 
 @given(
@@ -61,7 +61,7 @@ def test_a_large_weight_at_random() -> None:
             for numel in (400_000, 100, 200_000)
         ]
         decoded = planes.decode(
-            {str(n): Extent((400_000,), (one.numel(),)) for n, one in enumerate(parts)},
+            {str(n): Extent((400_000,), one.numel()) for n, one in enumerate(parts)},
             *planes.encode(parts),
         )
         assert torch.equal(decoded, torch.cat(parts))

@@ -1,7 +1,7 @@
 """Read a native SHiRA file with nothing but what ComfyUI itself has installed.
 
-The format is described in `shira_diffusion/formats/native.py`, `native_v1.py` and `native_v2.py` of
-SHiRA Studio, whose reader and this one are tested on the same files.
+The format is described in `shira_diffusion/formats/native.py` and `native_v1.py` of SHiRA
+Studio, whose reader and this one are tested on the same files.
 """
 
 from __future__ import annotations
@@ -131,22 +131,9 @@ def _pieces_1(stated: dict[str, str], tensors: dict[str, Tensor]) -> Iterator[_P
 
 
 def _pieces_2(stated: dict[str, str], tensors: dict[str, Tensor]) -> Iterator[_Piece]:
-    """Version 2: all weights of a dtype one after another, in the order of their names."""
+    """Version 2: all weights of a dtype joined; gaps modulo 256, and whose 256 more there are."""
     for group, tree in _json(stated, "shira.layout").items():
-        leaves = _leaves(tree, 2)
-        code, values = _vectors(tensors, f"{group}.gaps", f"{group}.values")
-        entries, lengths = ([leaf[size] for leaf in leaves.values()] for size in (1, 2))
-        if (sum(entries), sum(lengths)) != (values.numel(), code.numel()):
-            raise BrokenFileError(f"the vectors {group!r} are not as long as its weights")
-        parts = zip(leaves.items(), code.split(lengths), values.split(entries), strict=True)
-        for (name, leaf), own, own_values in parts:
-            yield _Piece(name, leaf[0], _gaps(own, own_values.numel(), name), own_values)
-
-
-def _pieces_3(stated: dict[str, str], tensors: dict[str, Tensor]) -> Iterator[_Piece]:
-    """Version 3: as 2, but the gaps modulo 256, and whose 256 more are in a vector of their own."""
-    for group, tree in _json(stated, "shira.layout").items():
-        leaves = _leaves(tree, 1)
+        leaves = _leaves(tree)
         names = (f"{group}.{part}" for part in ("gaps", "skips", "values"))
         low, skips, values = _vectors(tensors, *names)
         entries = [leaf[1] for leaf in leaves.values()]
@@ -162,7 +149,7 @@ def _pieces_3(stated: dict[str, str], tensors: dict[str, Tensor]) -> Iterator[_P
             yield _Piece(name, leaf[0], own, own_values)
 
 
-_PIECES = {"1": _pieces_1, "2": _pieces_2, "3": _pieces_3}
+_PIECES = {"1": _pieces_1, "2": _pieces_2}
 
 
 def _vectors(tensors: dict[str, Tensor], *names: str) -> list[Tensor]:
@@ -175,18 +162,18 @@ def _vectors(tensors: dict[str, Tensor], *names: str) -> list[Tensor]:
     return found
 
 
-def _leaves(tree: Any, sizes: int) -> dict[str, list[Any]]:
-    """Shape and sizes by name, names sorted, of a tree of the names' parts."""
+def _leaves(tree: Any) -> dict[str, list[Any]]:
+    """Shape and number of entries by name, names sorted, of a tree of the names' parts."""
     found: dict[str, list[Any]] = {}
     waiting = list(tree.items()) if isinstance(tree, dict) else []
     while waiting:
         name, node = waiting.pop()
         if isinstance(node, dict):
             waiting += [(f"{name}.{part}", one) for part, one in node.items()]
-        elif isinstance(node, list) and len(node) == 1 + sizes and all(map(_is_size, node[1:])):
+        elif isinstance(node, list) and len(node) == 2 and _is_size(node[1]):
             found[name] = node
         else:
-            raise BrokenFileError(f"the weight {name!r} has no shape and sizes")
+            raise BrokenFileError(f"the weight {name!r} has no shape and number of entries")
     return dict(sorted(found.items()))
 
 

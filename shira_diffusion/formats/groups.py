@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shira_diffusion.delta import SparseDelta, bounds, index_dtype
 from shira_diffusion.errors import FormatError
-from shira_diffusion.formats import container, layout
+from shira_diffusion.formats import container, layout, planes
 from shira_diffusion.formats.layout import Extent
 
 LAYOUT_KEY = "shira.layout"
@@ -19,57 +19,60 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
 
+_PARTS = ("gaps", "skips", "values")
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Weights in the order of their names, their flat finite `values`, and what codes the indices.
-
-    `codes` are flat uint8 vectors, as many as the version of the format has.
-    """
+    """Weights in the order of their names, and the flat vectors that a file holds of them."""
 
     extents: Mapping[str, Extent]
-    codes: Sequence[Tensor]
+    gaps: Tensor
+    skips: Tensor
     values: Tensor
 
 
-def deltas(
-    file: container.Container, parts: Sequence[str], sizes: int, decode: Callable[[Group], Tensor]
-) -> dict[str, SparseDelta]:
-    """The changes of all weights of a file whose codes are called `<dtype>.<part>`.
-
-    `sizes` is how many the layout states of a weight; `decode` gives the checked indices of all
-    weights of a group, one after another. Raises `FormatError` for what is wrong.
-    """
-    stated = layout.decode(file.metadata.get(LAYOUT_KEY, ""), LAYOUT_KEY, sizes)
-    _check_names(stated, file.tensors, (*parts, "values"))
+def deltas(file: container.Container) -> dict[str, SparseDelta]:
+    """The changes of all weights; raises `FormatError` for what is wrong."""
+    stated = layout.decode(file.metadata.get(LAYOUT_KEY, ""), LAYOUT_KEY)
+    _check_names(stated, file.tensors)
     changes: dict[str, SparseDelta] = {}
     for word, extents in stated.items():
-        codes = [file.tensors[f"{word}.{part}"] for part in parts]
-        values = file.tensors[f"{word}.values"]
-        _check_types(word, codes, values)
-        group = Group(extents, codes, values)
-        own = _split(group, decode(group))
+        group = Group(extents, *(file.tensors[f"{word}.{part}"] for part in _PARTS))
+        _check_types(word, group)
+        _check_lengths(group)
+        own = _split(group, planes.decode(extents, group.gaps, group.skips))
         for name in own.keys() & changes.keys():
             raise FormatError(f"{LAYOUT_KEY} has the weight {name!r} twice")
-        _require_finite(extents, values)
+        _require_finite(group)
         changes |= own
     return changes
 
 
-def _check_names(
-    stated: Mapping[str, object], tensors: Mapping[str, Tensor], parts: Sequence[str]
-) -> None:
-    wanted = {f"{word}.{part}" for word in stated for part in parts}
+def _check_names(stated: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
+    wanted = {f"{word}.{part}" for word in stated for part in _PARTS}
     for name in sorted(wanted ^ set(tensors)):
         fault = "is missing" if name in wanted else "belongs to no weight"
         raise FormatError(f"the tensor {name!r} {fault}")
 
 
-def _check_types(word: str, codes: Sequence[Tensor], values: Tensor) -> None:
+def _check_types(word: str, group: Group) -> None:
+    codes = (group.gaps, group.skips)
     typed = all(code.dtype == torch.uint8 for code in codes)
-    if word not in DTYPES or not typed or values.dtype != DTYPES[word]:
+    if word not in DTYPES or not typed or group.values.dtype != DTYPES[word]:
         raise FormatError(f"the indices or values of {word!r} are not of their type")
-    if any(vector.dim() != 1 for vector in (*codes, values)):
+    if any(vector.dim() != 1 for vector in (*codes, group.values)):
         raise FormatError(f"the indices or values of {word!r} are not flat")
+
+
+def _check_lengths(group: Group) -> None:
+    stated = sum(one.nnz for one in group.extents.values())
+    found = group.gaps.numel(), group.values.numel()
+    if (stated, stated) != found:
+        raise FormatError(
+            f"{LAYOUT_KEY} speaks of {stated} entries, but there are {found[0]} gaps and "
+            f"{found[1]} values"
+        )
 
 
 def _split(group: Group, indices: Tensor) -> dict[str, SparseDelta]:
@@ -84,12 +87,14 @@ def _split(group: Group, indices: Tensor) -> dict[str, SparseDelta]:
     return changes
 
 
-def _require_finite(extents: Mapping[str, Extent], values: Tensor) -> None:
-    if all(math.isfinite(end) for end in bounds(values)):
+def _require_finite(group: Group) -> None:
+    if all(math.isfinite(end) for end in bounds(group.values)):
         return
-    parts = values.split([one.nnz for one in extents.values()])
+    parts = group.values.split([one.nnz for one in group.extents.values()])
     name = next(
-        name for name, part in zip(extents, parts, strict=True) if not bool(part.isfinite().all())
+        name
+        for name, part in zip(group.extents, parts, strict=True)
+        if not bool(part.isfinite().all())
     )
     raise FormatError(
         f"the weight {name!r}: values hold NaN or infinity; the training that made them diverged"

@@ -1,10 +1,10 @@
 """The native file: gap-coded indices and values of every weight, about 3 bytes an entry.
 
-Layout, version 3: for each dtype of values, "fp16", "bf16" or "fp32", the tensors `<dtype>.gaps`
+Layout, version 2: for each dtype of values, "fp16", "bf16" or "fp32", the tensors `<dtype>.gaps`
 and `<dtype>.skips` (uint8, see `planes`) and `<dtype>.values`, weight after weight in the order of
 their sorted names; metadata `shira.version`, `shira.layout` (see `layout`; a leaf is
 `[shape, entries]`), `shira.density`, what `metadata.encode` writes, and checksums (see `checksum`).
-There is no pickle in it. Files of versions 1 and 2 are read too.
+There is no pickle in it. Files of version 1 are read too.
 """
 
 from __future__ import annotations
@@ -25,15 +25,12 @@ from shira_diffusion.formats import (
     layout,
     metadata,
     native_v1,
-    native_v2,
     planes,
 )
-from shira_diffusion.formats.groups import Group
 from shira_diffusion.formats.layout import Extent
 
-VERSION = 3
+VERSION = 2
 VERSION_KEY = "shira.version"
-_OLDER = {1: native_v1.deltas, 2: native_v2.deltas}
 
 
 def save(adapter: Adapter, path: str | Path) -> None:
@@ -50,7 +47,7 @@ def save(adapter: Adapter, path: str | Path) -> None:
         low, skips = planes.encode(delta.indices for delta in deltas.values())
         values = torch.cat([delta.values.detach().cpu() for delta in deltas.values()])
         tensors |= {f"{word}.gaps": low, f"{word}.skips": skips, f"{word}.values": values}
-        extents[word] = {name: Extent(delta.shape, (delta.nnz,)) for name, delta in deltas.items()}
+        extents[word] = {name: Extent(delta.shape, delta.nnz) for name, delta in deltas.items()}
     stated = {
         **metadata.encode(adapter.info),
         VERSION_KEY: str(VERSION),
@@ -100,19 +97,5 @@ def _adapter(file: container.Container, version: int) -> Adapter:
     info = metadata.decode(file.metadata)
     if info is None:
         raise FormatError(f"its metadata lack {metadata.INFO_KEY!r}")
-    return Adapter(_OLDER.get(version, _deltas)(file), info)
-
-
-def _deltas(file: container.Container) -> dict[str, SparseDelta]:
-    return groups.deltas(file, ("gaps", "skips"), 1, _indices)
-
-
-def _indices(group: Group) -> Tensor:
-    low, skips = group.codes
-    stated = sum(one.nnz for one in group.extents.values())
-    if (stated, stated) != (low.numel(), group.values.numel()):
-        raise FormatError(
-            f"{groups.LAYOUT_KEY} speaks of {stated} entries, but there are {low.numel()} gaps and "
-            f"{group.values.numel()} values"
-        )
-    return planes.decode(group.extents, low, skips)
+    deltas = native_v1.deltas if version == 1 else groups.deltas
+    return Adapter(deltas(file), info)

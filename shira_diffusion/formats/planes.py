@@ -6,7 +6,7 @@ plane `skips` tells to which entries they belong, counted through all weights fr
 255 goes as many entries on (0 stays where it is) and marks a skip, 255 goes 255 on and marks none.
 
 To read this is a widening addition, a few more for the skips, and one running sum. Skips among the
-gaps, as in version 2, cost three times as much: every byte after one has to be moved.
+gaps, as in `gaps`, cost three times as much: every byte after one has to be moved.
 """
 
 from __future__ import annotations
