@@ -19,6 +19,8 @@ from shira_diffusion import Adapter, AdapterInfo, formats
 from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from shira_diffusion.formats import peft
+from studio.blends.account import Account
+from studio.blends.blend import Blend
 from studio.blends.drafts import Drafts
 from studio.library import AdapterLibrary
 from studio.newwords import unloaded
@@ -126,7 +128,9 @@ def test_reserved_names_are_taken(shelf: Shelf, newcomer: Path, tmp_path: Path) 
     assert shelf.rename("robot", "Robots") == "robots-2"
     assert shelf.undo(ticket) == "ink-2"
     drafts = Drafts(tmp_path / "drafts", shelf.library)
-    draft = drafts.keep(shelf.library.load(shelf.library.find("lonely")))
+    lonely = shelf.library.load(shelf.library.find("lonely"))
+    parts = {"lonely": 1.0, "robot": 1.0}
+    draft = drafts.keep(lonely, Account.of(Blend(parts), lonely, {}, ()))
     assert drafts.publish(draft, "Gift", "", None) == "gift-3"
 
 

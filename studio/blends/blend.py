@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import torch
 
@@ -72,6 +73,16 @@ class Blend:
             faults.append(f"The seed has to be from 0 to {MAX_SEED}, not {self.seed}.")
         if faults:
             raise SettingError(" ".join(faults))
+
+    def plain(self) -> dict[str, Any]:
+        """The blend as JSON values, for `read`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> "Blend":
+        """The blend that `plain` wrote."""
+        ways = {"meeting": Meeting(settings["meeting"]), "thinning": Thinning(settings["thinning"])}
+        return cls(**{**settings, **ways})
 
     @property
     def words(self) -> str:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 from shira_diffusion import Adapter, AdapterInfo
 from shira_diffusion.errors import SettingError
+from studio.blends.account import Account
 from studio.library import ADAPTER_FILE, CARD_FILE, THUMBNAIL_FILE, AdapterLibrary, Entry
-from studio.pictures import is_name, new_name
+from studio.pictures import is_name, new_name, write_text
 from studio.shelf.arrivals import write_thumbnail
 from studio.shelf.naming import folder_name, free_name, plain, words
 
 PREFIX = "blend/"
 """Drafts are known to the library by names that no folder can have."""
 KEPT = 24
+ACCOUNT_FILE = "blend.json"
+_GONE = "This blend is no longer there: press Blend again."
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Draft:
 
     name: str
     entry: Entry
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder among the drafts."""
+        return self.name.removeprefix(PREFIX)
 
 
 class Drafts:
@@ -36,10 +44,11 @@ class Drafts:
         for path in self._all()[:KEPT]:
             library.lend(PREFIX + path.name, path)
 
-    def keep(self, adapter: Adapter) -> Draft:
+    def keep(self, adapter: Adapter, account: Account) -> Draft:
         """Write a draft and make it known to the library; the oldest beyond `KEPT` go."""
         place = self._folder / new_name()
         adapter.save(place / ADAPTER_FILE)
+        write_text(account.to_json(), place / ACCOUNT_FILE)
         for old in self._all()[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
         return Draft(PREFIX + place.name, self._library.lend(PREFIX + place.name, place))
@@ -48,8 +57,16 @@ class Drafts:
         """The draft of this name; raises `SettingError` if it is gone."""
         folder = self._folder / name.removeprefix(PREFIX)
         if not is_name(folder.name) or not (folder / ADAPTER_FILE).is_file():
-            raise SettingError("This blend is no longer there: press Blend again.")
+            raise SettingError(_GONE)
         return Draft(name, self._library.find(name))
+
+    def account(self, draft: Draft) -> Account:
+        """What was written down of a draft when it was made; raises `SettingError`."""
+        try:
+            text = (self._folder / draft.folder / ACCOUNT_FILE).read_text(encoding="utf-8")
+            return Account.from_json(text)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise SettingError(_GONE) from error
 
     def publish(self, draft: Draft, title: str, triggers: str, picture: Path | None) -> str:
         """Put a draft into the library under a name made from `title`; return the name.

@@ -51,15 +51,15 @@ class Endpoints:
         """The newest jobs, newest first.
 
         `state` is queued, running, done, failed, cancelled or interrupted; `ahead` is how many
-        jobs come before a waiting one; `pictures` are the ids of finished pictures.
+        jobs come before a waiting one; `pictures` are the ids of finished pictures, of a grid its
+        id, of a blend its draft.
         """
-        worker = self.studio.worker
         return [
             {
                 "id": job.id,
                 "kind": job.kind,
                 "state": job.state.value,
-                "ahead": worker.standing(job.id).ahead,
+                "ahead": self.studio.worker_of(job.kind).standing(job.id).ahead,
                 "prompt": job.settings.get("recipe", {}).get("prompt", ""),
                 "created": job.created,
                 "started": job.started,
@@ -73,7 +73,7 @@ class Endpoints:
     def cancel(self, job: str) -> str:
         """Take a job out of the line, or end it at its next step; gives its state by then."""
         try:
-            self.studio.worker.cancel(job)
+            self.studio.worker_of(self.studio.jobs.get(job).kind).cancel(job)
             return self.studio.jobs.get(job).state.value
         except ShiraError as error:
             raise told(error) from error
