@@ -53,6 +53,7 @@ ORDER = [
     "formats.lora",
     "formats.checkpoint",
     "formats",
+    "words",
     "fitting",
     "targets",
     "sparsify",

@@ -125,7 +125,7 @@ def test_what_is_too_large_is_told_with_the_remedy(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blends, "MAX_ENTRIES", 10)
-    with pytest.raises(SettingError, match=r"ink-lora: a LoRA changes every entry.*twin"):
+    with pytest.raises(SettingError, match=r"ink-lora \(LoRA\) changes every entry.*SHiRA"):
         load_parts(studio.library, Blend({"ink-lora": 1.0, "robot": 1.0}))
     with pytest.raises(SettingError, match="Blend fewer"):
         load_parts(studio.library, Blend(PARTS))

@@ -11,6 +11,7 @@ from shira_diffusion import Adapter, AdapterInfo
 from shira_diffusion.metrics import Meeting
 from studio.blends.heatmap import heat_map
 from studio.blends.interference import Measuring, Pair
+from studio.durations import duration
 from studio.grids.axes import KIND
 from studio.grids.grid import Cell, Grid
 from studio.grids.plan import Plan, Spot
@@ -74,7 +75,8 @@ def test_progress_counts_places_steps_and_time(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "1 s"), (89, "89 s"), (120, "2 min"), (7200, "2.0 h")]
+    ("seconds", "words"),
+    [(0.2, "1 s"), (89, "89 s"), (91, "2 min"), (3570, "1 h 00 min"), (7500, "2 h 05 min")],
 )
 def test_times_are_told_as_people_do(seconds: float, words: str) -> None:
-    assert gridview.duration(seconds) == words
+    assert duration(seconds) == words

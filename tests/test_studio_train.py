@@ -20,7 +20,7 @@ from studio.library import AdapterLibrary
 from studio.tabs import train_view
 from studio.vocabulary import Vocabulary
 from studio.workshop.captions import CONCEPT, STYLE, cleaned, from_file_name, with_trigger
-from studio.workshop.estimate import duration, duration_words, estimate, read, strangers
+from studio.workshop.estimate import estimate, read, strangers, time_taken
 from studio.workshop.order import EXTRAS, Order, Places, command, read_extras
 from studio.workshop.presets import METHODS, offered, read_presets
 from studio.workshop.process import Process, read_process
@@ -283,13 +283,6 @@ def test_the_drawn_loss_is_thinned_to_evenly_spaced_points_and_its_average_is_un
     assert train_view.loss_points(()) == []
 
 
-@pytest.mark.parametrize(
-    ("seconds", "told"), [(0.2, "1 s"), (29, "29 s"), (61, "1 min"), (7500, "2 h 05 min")]
-)
-def test_durations_in_words(seconds: float, told: str) -> None:
-    assert duration_words(seconds) == told
-
-
 # Estimates
 
 
@@ -390,7 +383,7 @@ def test_a_training_is_estimated_trained_and_in_the_library(
     assert value["chosen"]["words"] == "Finished. Bold ink is in the library and under Generate."
     assert value["chosen"]["samples"][0]["pictures"]
     assert json.loads(json.dumps(value)) == value
-    assert "Bold ink" in duration(ORDER, workshop.trainings.all())[0][1]
+    assert "Bold ink" in time_taken(ORDER, workshop.trainings.all())[0][1]
 
     ticket = workshop.trainings.remove(second).ticket
     assert [one.id for one in workshop.trainings.all()] == [first]

@@ -1,13 +1,17 @@
 """The work behind Blend: parts measured and fused in their turn, the result kept as a draft."""
 
+import dataclasses
 from dataclasses import dataclass
 
+from shira_diffusion import Adapter
+from shira_diffusion.cards import EMBEDDINGS
 from studio.blends.account import Account
 from studio.blends.blend import Blend, blended, load_parts
 from studio.blends.drafts import Drafts
 from studio.blends.interference import Pair, measured
 from studio.errors import StoppedError
-from studio.library import AdapterLibrary
+from studio.library import AdapterLibrary, Entry
+from studio.newwords import has_word, word_of
 from studio.worker import Task
 
 KIND = "blend"
@@ -36,5 +40,21 @@ class BlendRunner:
             else:
                 task.report(item)
         made = blended(blend, parts, name="blend")
-        draft = self.drafts.keep(made, Account.of(blend, made, parts, pairs))
+        account = Account.of(blend, made, parts, pairs)
+        bearers = bearers_of(self.library, blend)
+        if len(bearers) == 1:
+            made = _with_word(made, bearers[0])
+            draft = self.drafts.keep(made, account, bearers[0].folder / EMBEDDINGS)
+        else:
+            draft = self.drafts.keep(made, account)
         task.keep(draft.name)
+
+
+def bearers_of(library: AdapterLibrary, blend: Blend) -> list[Entry]:
+    """The parts that bring a word of their own; of a single one the blend takes it over."""
+    return [entry for name in blend.parts if has_word(entry := library.find(name))]
+
+
+def _with_word(made: Adapter, bearer: Entry) -> Adapter:
+    training = {**made.info.training, "new_token": word_of(bearer).word}
+    return Adapter(made.entries, dataclasses.replace(made.info, training=training))

@@ -72,8 +72,8 @@ def _form(handlers: BlendHandlers) -> tuple[Form, gr.State]:
         names = gr.Dropdown(
             handlers.choices(), value=first, multiselect=True, max_choices=MAX_PARTS,
             label="Adapters", elem_id="blend-adapters",
-            info=f"Two to {MAX_PARTS}; a LoRA changes every entry of its weights, and so does "
-            "its blend.",
+            info=f"Two to {MAX_PARTS}; LoRAs and their kin change every entry of their weights, so "
+            "their blends do too.",
         )  # fmt: skip
         strengths = tuple(_strength(handlers, first, number) for number in range(MAX_PARTS))
     order = gr.State(first)

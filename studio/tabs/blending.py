@@ -21,7 +21,7 @@ from studio.service import Studio
 from studio.tabs import blendview, trying
 from studio.tabs.controls import showing, with_word
 from studio.tabs.heatplot import heat_plot
-from studio.tabs.telling import told
+from studio.tabs.telling import remark, told
 from studio.worker import Standing
 
 TOLD_EVERY = 0.2
@@ -89,10 +89,16 @@ class BlendHandlers:
     def begin(self, *values: Any) -> tuple[Any, ...]:
         """Put a blend in line; gives its job, the buttons and the progress."""
         try:
-            settings = _read(Form.read(*values)).plain()
-            job = self.studio.bench.submit(runner.KIND, settings)
+            blend = _read(Form.read(*values))
+            bearers = [entry.title for entry in runner.bearers_of(self.studio.library, blend)]
+            job = self.studio.bench.submit(runner.KIND, blend.plain())
         except ShiraError as error:
             raise told(error) from error
+        if len(bearers) > 1:
+            remark(
+                f"{' and '.join(bearers)} each bring a word of their own, and a file holds one: "
+                "the blend is without these words."
+            )
         return job.id, *showing(running=True), blendview.busy(None)
 
     def stop(self, job: str) -> None:

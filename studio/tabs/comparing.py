@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from shira_diffusion.errors import SettingError, ShiraError
+from studio.durations import duration
 from studio.grids import axes, compare, estimate, runner
 from studio.grids.axes import Draft
 from studio.grids.compare import Choice
@@ -67,7 +68,7 @@ class CompareHandlers:
             words += f", {plan.pictures} different pictures"
         seconds = estimate.seconds(plan, self.studio.pictures, self.studio.grids)
         if seconds is not None:
-            words += f", about {gridview.duration(seconds)}"
+            words += f", about {duration(seconds)}"
         return gridview.size(words)
 
     async def start(self, *values: Any) -> AsyncIterator[tuple[Any, ...]]:

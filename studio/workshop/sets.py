@@ -16,11 +16,13 @@ from pathlib import Path
 
 from shira_diffusion.errors import ShiraError
 from studio.shelf.naming import plain
+from studio.thumbnails import write_thumbnail
 from studio.workshop.captions import cleaned, from_file_name
-from studio.workshop.pictures import Checked, check, write_thumbnail
+from studio.workshop.pictures import FORMATS, Checked, check
 
 MAX_IMAGES = 1000
 MAX_TEXT = 256 * 1024
+THUMBNAIL_SIDE = 192
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}")
 _IMAGE = re.compile(r"\d{4,}\.(?!txt)[a-z]{3,4}")
 _NOTE, _THUMBS, _REMOVED, _CREDITS = "set.json", "thumbs", "removed", "CREDITS.md"
@@ -144,7 +146,7 @@ class ImageSets:
         name = f"{max(used, default=0) + 1:04d}{checked.suffix}"
         text = from_file_name(file.name) if captions is None else captions
         try:
-            write_thumbnail(file, _thumbnail(folder, name))
+            write_thumbnail(file, _thumbnail(folder, name), THUMBNAIL_SIDE, FORMATS)
             _captions_path(folder, name).write_text(cleaned(text), encoding="utf-8")
             partial = folder / f".{name}.partial"
             shutil.copyfile(file, partial)
