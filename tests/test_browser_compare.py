@@ -104,20 +104,28 @@ def stop_grid(page: Page) -> int:
 
 def test_a_stopped_grid_is_there_after_a_reload_and_goes_on(page: Page) -> None:
     begin_long_grid(page)
-    made = stop_grid(page)
+    before = stop_grid(page)
     page.get_by_text("places are filled and kept").wait_for()
-    assert 1 <= made < 144
+    assert 1 <= before < 144
     first = page.locator("#grid img").first.get_attribute("src")
     page.reload()
     page.locator(".rack-card").first.wait_for()
     open_tab(page, "Compare")
     page.locator("#compare-earlier input").click()
-    page.get_by_role("option", name=f"{made} of 144 so far").first.click()
-    expect(page.locator("#grid img")).to_have_count(made)
+    page.get_by_role("option", name=f"{before} of 144 so far").first.click()
+    expect(page.locator("#grid img")).to_have_count(before)
     assert page.locator("#grid img").first.get_attribute("src") == first
     page.locator("#compare-resume").click()
-    page.locator("#grid img").nth(made).wait_for(timeout=JOB_MS)
-    assert stop_grid(page) > made
+    page.locator("#grid img").nth(before).wait_for(timeout=JOB_MS)
+    made = stop_grid(page)
+    assert made > before
+    page.locator("#compare-delete").click()
+    page.locator("#compare-trash").get_by_text("was deleted").wait_for()
+    expect(page.locator("#grid")).to_contain_text("One seed, many pictures")
+    expect(page.locator("#compare-resume")).not_to_be_visible()
+    page.locator("#compare-trash").get_by_text("Undo").click()
+    expect(page.locator("#grid img")).to_have_count(made)
+    page.locator("#compare-resume").wait_for()
 
 
 def test_a_page_that_comes_back_finds_the_grid_at_work(browser: Browser, address: str) -> None:

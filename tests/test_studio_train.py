@@ -17,6 +17,7 @@ from studio_toys import HOSTILE
 from shira_diffusion import Adapter
 from shira_diffusion.errors import SettingError
 from studio.library import AdapterLibrary
+from studio.shelf.trash import TrashError
 from studio.tabs import train_view
 from studio.vocabulary import Vocabulary
 from studio.workshop.captions import CONCEPT, STYLE, cleaned, from_file_name, with_trigger
@@ -156,6 +157,22 @@ def test_a_picture_can_be_taken_out_and_put_back(
     sets.remove(filled, "0001.jpg")
     sets.add(filled, [pictures / "IMG_0002.jpg"])
     assert sets.find(filled).images[-1].name == "0003.jpg", "no name is given twice"
+
+
+def test_a_set_is_thrown_away_and_comes_back_as_it_was(sets: ImageSets, filled: str) -> None:
+    before, other = captions(sets, filled), sets.create("Other")
+    ticket = sets.discard(filled).ticket
+    assert sets.ids() == [other]
+    with pytest.raises(SetError, match="not there any more"):
+        sets.discard(filled)
+    for hostile in ("", "..", ".trash", f"../{sets.folder.name}/{other}"):
+        with pytest.raises(SetError):
+            sets.discard(hostile)
+    assert ImageSets(sets.folder).restore(ticket) == filled
+    assert captions(sets, filled) == before
+    assert not sets.trash.items()
+    with pytest.raises(TrashError):
+        sets.restore(ticket)
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "set.json", "0001.txt", "", "0007.png"])

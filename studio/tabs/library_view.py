@@ -11,6 +11,7 @@ from studio.shelf.desk import Shelf
 from studio.shelf.exports import Parcel
 from studio.tabs.cards import size_words
 from studio.tabs.fragments import file_url
+from studio.tabs.widgets import binned
 from studio.thumbnails import thumbnail_uri
 
 _DENSITY = "shira.density"
@@ -21,8 +22,7 @@ def shelf_value(shelf: Shelf, chosen: str, deleted: str = "") -> dict[str, Any]:
     return {
         "cards": [_card(entry) for entry in shelf.library.entries],
         "chosen": chosen,
-        "deleted": deleted,
-        "bin": [{"ticket": item.ticket, "title": item.title} for item in shelf.trash.items()],
+        **binned(shelf.trash, deleted),
     }
 
 
