@@ -76,6 +76,8 @@ def test_only_these_endpoints_are_public(client: Client) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     names = {"/generate", "/compare", "/adapters", "/import", "/jobs", "/cancel"}
     assert set(endpoints) == names
+    told = (ROOT / "docs" / "studio-api.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}(" in told for name in names)
 
 
 def test_adapters_are_listed_with_what_is_wrong(client: Client) -> None:

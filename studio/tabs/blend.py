@@ -178,9 +178,9 @@ def _trial(base: Base, current: gr.BrowserState) -> Trial:
 
 def _keep() -> tuple[gr.Textbox, gr.Textbox, gr.Button, gr.HTML]:
     with gr.Row(elem_classes="ask"):
-        title = gr.Textbox(label="Title", max_lines=1, elem_id="blend-title")
+        title = gr.Textbox(label="Title", max_lines=1, min_width=240, elem_id="blend-title")
         triggers = gr.Textbox(
-            label="Trigger words", max_lines=1, elem_id="blend-triggers",
+            label="Trigger words", max_lines=1, min_width=240, elem_id="blend-triggers",
             info="Between commas; all that the parts were trained with.",
         )  # fmt: skip
         with gr.Column(scale=1, min_width=150):

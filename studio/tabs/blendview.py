@@ -96,13 +96,14 @@ def _pair_row(pair: Pair, titles: Mapping[str, str]) -> str:
         f"{pair.overlap * 100:.1f} %",
         f"{pair.chance * 100:.1f} %",
         f"{pair.opposed * 100:.0f} %" if pair.shared else "–",
-        f"{pair.awom:.3g} ({pair.relative_awom * 100:.1f} %)",
+        f"{pair.awom:.3g} ({pair.relative_awom * 100:.1f}\u00a0%)",
         f"{pair.awor:.3f}",
     )
     cells = "".join(f"<td>{value}</td>" for value in values)
     return (
         f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
-        f'<tr class="verdict"><td colspan="{len(values) + 1}">{escape(pair.verdict)}</td></tr>'
+        f'<tr class="verdict"><td colspan="{len(values) + 1}">'
+        f"<span>{escape(pair.verdict)}</span></td></tr>"
     )
 
 

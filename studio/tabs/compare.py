@@ -109,7 +109,7 @@ def _place() -> Place:
     grid = gr.HTML(empty(), elem_id="grid", apply_default_css=False)
     with gr.Row(elem_classes="after"):
         resume = gr.Button("Continue", visible=False, size="sm", elem_id="compare-resume")
-        delete = gr.Button("Delete", visible=False, size="sm", elem_id="compare-delete")
+        delete = gr.Button("Delete this grid", visible=False, size="sm", elem_id="compare-delete")
     earlier = gr.Dropdown(
         [], label="Earlier grids", elem_id="compare-earlier",
         info="They stay on disk; an unfinished one can be continued.",
