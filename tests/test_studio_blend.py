@@ -346,7 +346,8 @@ def test_the_plot_says_what_the_map_holds(adapters: dict[str, Adapter]) -> None:
 def test_a_map_of_one_value_or_none_can_be_drawn() -> None:
     met = metrics.Meeting("unet.mid_block.attentions.0.to_q.weight", 1, 0, 4, 1.0, 0.5, 2.0)
     one = ElementTree.fromstring(heat_plot(heat_map([met], "AWOR"), "AWOR", "a and b"))
-    assert "from 0.5 (mid, other) to 0.5" in one.find("svg").get("aria-label")
+    assert "0.5 everywhere" in one.find("svg").get("aria-label")
+    assert [node.get("style") for node in one.iter("rect")] == ["--heat:1.000"]
     none = ElementTree.fromstring(heat_plot(heat_map([], "AWOM"), "AWOM", "a and b"))
     assert "no weight" in none.find("svg").get("aria-label")
 

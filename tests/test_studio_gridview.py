@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from studio_toys import HOSTILE, recipe
 
-from shira_diffusion import Adapter, AdapterInfo
 from shira_diffusion.metrics import Meeting
 from studio.blends.heatmap import heat_map
 from studio.blends.interference import Measuring, Pair
@@ -15,9 +14,11 @@ from studio.durations import duration
 from studio.grids.axes import KIND
 from studio.grids.grid import Cell, Grid
 from studio.grids.plan import Plan, Spot
+from studio.jobs import Job, State
 from studio.judges.judging import Score
 from studio.steps import Step
 from studio.tabs import blendview, gridview
+from studio.tabs.heatplot import heat_plot
 
 
 class Tags(HTMLParser):
@@ -57,9 +58,10 @@ def test_texts_stay_texts(grid: Grid) -> None:
     report = Tags(blendview.report([pair], titles))
     assert "img" not in report.tags
     assert report.words.count(HOSTILE) == 2
-    assert "img" not in Tags(blendview.heat_map(heat_map([met], "AWOM"), "AWOM")).tags
-    made = Adapter({}, AdapterInfo("x"))
-    assert "img" not in Tags(blendview.outcome(made, HOSTILE, 10, {})).tags
+    assert "img" not in Tags(heat_plot(heat_map([met], "AWOM"), "AWOM", HOSTILE)).tags
+    failed = Job(1, "a", "blend", {}, State.FAILED, 0.0, error=HOSTILE)
+    assert "img" not in Tags(blendview.ended(failed)).tags
+    assert HOSTILE in Tags(blendview.ended(failed)).words
     assert "img" not in Tags(blendview.kept(HOSTILE, HOSTILE)).tags
     assert "img" not in Tags(gridview.size(HOSTILE, wrong=True)).tags
 

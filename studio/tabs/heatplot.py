@@ -45,6 +45,8 @@ def _told(shown: HeatMap, measure: str, pair: str) -> str:
     if not places:
         return f"{words}: they change no weight."
     (low, at_low), (high, at_high) = min(places), max(places)
+    if low == high:
+        return f"{words}: {_number(low, measure)} everywhere."
     return (
         f"{words}: from {_number(low, measure)} ({at_low}) to {_number(high, measure)} ({at_high})."
     )
@@ -80,7 +82,7 @@ def _cells(shown: HeatMap, measure: str) -> Iterator[str]:
             if value is None:
                 yield f'<rect {box} class="untouched"/>'
                 continue
-            share = (value - shown.lowest) / spread if spread else 0.0
+            share = (value - shown.lowest) / spread if spread else float(value > 0)
             words = f"{block}, {layer}: {_number(value, measure)}"
             middle = left + (_WIDE - _GAP) / 2, _top(number) + _HIGH / 2 + 3
             number_words = _number(value, measure).removesuffix(" %")
@@ -95,6 +97,9 @@ def _legend(shown: HeatMap, measure: str) -> Iterator[str]:
     """The scale of colours, in ten steps, between its two ends."""
     top = _HEAD + len(shown.columns) * _HIGH + 14
     step = _SCALE / 10
+    if shown.lowest == shown.highest:
+        yield _text(_LABEL, top + 9, f"{_number(shown.lowest, measure)} everywhere", "start")
+        return
     for number in range(10):
         left = _LABEL + number * step
         yield (
