@@ -69,8 +69,8 @@ class TrialHandlers:
             return
         try:
             async for shown, grid in grid_job.watched(self.studio, current):
-                yield *shown, _slider(grid, beside), *showing(running=True)
-            yield *rest, *showing(running=False)
+                # The last word on a trial has no progress.
+                yield *shown, _slider(grid, beside), *showing(running=bool(shown.progress))
         except GridError:  # it was thrown away since
             yield *Shown("", gr.skip(), ""), gr.skip(), *showing(running=False)
         except (ShiraError, gr.Error) as error:
