@@ -13,6 +13,7 @@ from PIL import Image
 from studio_toys import SIDE, make_library, make_studio, recipe
 
 from shira_diffusion.errors import SettingError, ShiraError
+from studio.blends import trial
 from studio.errors import GridError, StoppedError
 from studio.following import wait
 from studio.grids import export, runner
@@ -242,6 +243,8 @@ def test_a_grid_at_work_is_not_thrown_away(studio: Studio) -> None:
         with pytest.raises(gr.Error, match="stop it first"):
             handlers.delete(name)
     wait(studio.worker, job.id, 60)
+    tried = studio.grids.begin(line({}, kind=trial.KIND), studio.library)
+    assert tried in {one for _, one in handlers.settle("")[-1]["choices"]}
     progress, grid, current, trash = handlers.delete(name)
     assert (progress, current) == ("", "")
     assert "One seed" in grid

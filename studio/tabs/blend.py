@@ -98,6 +98,10 @@ def _form(handlers: BlendHandlers) -> tuple[Form, gr.State]:
     thinning.change(
         lambda chosen: gr.update(visible=chosen != Thinning.NONE), thinning, keep, **PAGE
     )
+    return Form(names, strengths, meeting, thinning, keep, *_more()), order
+
+
+def _more() -> tuple[gr.Slider, gr.Number]:
     with gr.Accordion("More", open=False):
         result_keep = gr.Slider(
             1, 100, 100, step=1, label="Keep of the result (%)", buttons=[],
@@ -107,7 +111,7 @@ def _form(handlers: BlendHandlers) -> tuple[Form, gr.State]:
             0, label="Seed of DARE", precision=0, minimum=0, maximum=MAX_SEED,
             info="Another seed drops other entries.",
         )  # fmt: skip
-    return Form(names, strengths, meeting, thinning, keep, result_keep, seed), order
+    return result_keep, seed
 
 
 def _strength(handlers: BlendHandlers, chosen: list[str], number: int) -> gr.Slider:

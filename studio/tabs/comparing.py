@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from shira_diffusion.errors import SettingError, ShiraError
+from studio.blends import trial
 from studio.durations import duration
 from studio.errors import GridError
 from studio.grids import axes, compare, estimate, runner
@@ -26,6 +27,8 @@ from studio.tabs.telling import remark, told
 from studio.tabs.widgets import binned
 
 TWINS, CROSSED = "SHiRA beside LoRA", "X/Y grid"
+OWN = (compare.KIND, axes.KIND)
+"""The kinds of grids that are begun here."""
 EARLIER = 40
 
 
@@ -103,7 +106,7 @@ class CompareHandlers:
             return current
         open_ones = (
             name
-            for name, grid in self._recent()
+            for name, grid in self.studio.grids.recent(OWN, EARLIER)
             if not grid.whole and runner.job_of(self.studio.worker, name)
         )
         return next(open_ones, "")
@@ -216,11 +219,10 @@ class CompareHandlers:
         )
         return list(dict.fromkeys(found))[:3]
 
-    def _recent(self) -> list[tuple[str, Grid]]:
-        return self.studio.grids.recent((compare.KIND, axes.KIND), EARLIER)
-
     def _earlier(self) -> list[tuple[str, str]]:
-        return [(_listed(name, grid), name) for name, grid in self._recent()]
+        """Every grid, trials of Blend too: here they can be found and deleted."""
+        found = self.studio.grids.recent((*OWN, trial.KIND), EARLIER)
+        return [(_listed(name, grid), name) for name, grid in found]
 
 
 def empty() -> str:
