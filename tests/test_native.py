@@ -16,7 +16,7 @@ from safetensors import safe_open
 from shira_diffusion.adapter import Adapter, AdapterInfo
 from shira_diffusion.delta import SparseDelta, index_dtype
 from shira_diffusion.errors import FormatError, ShiraError
-from shira_diffusion.formats import container, gaps, native
+from shira_diffusion.formats import container, gaps, metadata, native, native_v2
 from shira_diffusion.formats import load as load_any
 
 FULL_INFO = AdapterInfo(
@@ -141,6 +141,34 @@ def test_any_adapter_comes_back_equal(
     path = tmp_path_factory.mktemp("any") / "a.safetensors"
     adapter.save(path)
     assert_equal(Adapter.load(path), adapter)
+
+
+def save_version_2(adapter: Adapter, path: Path) -> None:
+    """As version 2 was written: one gap code for each weight, those of a dtype joined."""
+    tensors: dict[str, list[torch.Tensor]] = {}
+    layout: dict[str, dict[str, object]] = {}
+    for name, delta in adapter.entries.items():
+        word = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}[
+            delta.values.dtype
+        ]
+        code = torch.tensor(slow_gaps(delta.indices.tolist()), dtype=torch.uint8)
+        tensors.setdefault(f"{word}.gaps", []).append(code)
+        tensors.setdefault(f"{word}.values", []).append(delta.values)
+        layout.setdefault(word, {})[name] = [list(delta.shape), delta.nnz, code.numel()]
+    stated = {
+        "shira.version": "2",
+        "shira.layout": json.dumps(layout),
+        **metadata.encode(adapter.info),
+    }
+    container.write(path, {name: torch.cat(parts) for name, parts in tensors.items()}, stated)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_version_2_is_read(tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_v2, "_ENTRIES_WORTH_A_THREAD", 10)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    save_version_2(small(), tmp_path / "a")
+    assert_equal(native.load(tmp_path / "a"), small())
 
 
 def test_equal_adapters_give_equal_bytes(tmp_path: Path) -> None:
@@ -285,7 +313,7 @@ def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: b
 def forged(
     path: Path,
     tensors: dict[str, torch.Tensor] | None = None,
-    version: str | None = "2",
+    version: str | None = "3",
     **metadata: str | None,
 ) -> Path:
     """A file whose checksum is right but whose content is not; None takes a key out."""
@@ -294,19 +322,21 @@ def forged(
         "shira.version": version,
         "shira.info": '{"name": "forged"}',
         "shira.shapes": '{"w": [4, 5]}',
-        "shira.layout": '{"fp16": {"w": [[4, 5], 2, 2]}}',
+        "shira.layout": '{"fp16": {"w": [[4, 5], 2' + (", 2" if version == "2" else "") + "]}}",
         **{f"shira.{key}": value for key, value in metadata.items()},
     }
     good = {
         f"{start}.gaps": torch.tensor([0, 3], dtype=torch.uint8),
         f"{start}.values": torch.ones(2, dtype=torch.float16),
     }
+    if start == "fp16" and version != "2":
+        good["fp16.skips"] = torch.empty(0, dtype=torch.uint8)
     kept = {key: value for key, value in stated.items() if value is not None}
     container.write(path, good if tensors is None else tensors, kept)
     return path
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("version", ["1", "2", "3"])
 def test_the_forger_can_write_a_good_file(tmp_path: Path, version: str) -> None:
     adapter = native.load(forged(tmp_path / "good", version=version))
     assert adapter.deltas["w"].indices.tolist() == [0, 4]
@@ -319,7 +349,7 @@ def in_layout(leaf: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("metadata", "fault"),
     [
-        ({"version": "3"}, "version 3, this program reads up to 2; update"),
+        ({"version": "4"}, "version 4, this program reads up to 3; update"),
         ({"version": "999999"}, "update"),
         ({"version": "0"}, "no format version"),
         ({"version": "9" * 5000}, "no format version"),
@@ -336,20 +366,21 @@ def in_layout(leaf: str) -> dict[str, str]:
         ({"layout": None}, "JSON"),
         ({"layout": "3"}, "not a JSON object"),
         ({"layout": '{"fp16": {"w": ' * 900 + "1" + "}" * 1800}, "JSON|no shape"),
-        ({"layout": '{"fp16": {"a": {"b": [[1],0,0]}, "a.b": [[1],0,0]}}'}, "twice"),
+        ({"layout": '{"fp16": {"a": {"b": [[1],0]}, "a.b": [[1],0]}}'}, "twice"),
         ({"layout": '{"fp16": 3}'}, "no shape"),
-        (in_layout("[[4, 5], 2]"), "no shape"),
-        (in_layout("[[1000000000, 1000000000, 1000000000], 2, 2]"), "impossible shape"),
-        (in_layout("[[-4, -5], 2, 2]"), "impossible shape"),
-        (in_layout("[[4, true], 2, 2]"), "impossible shape"),
-        (in_layout('["45", 2, 2]'), "impossible shape"),
-        (in_layout("[[4, 5], -2, 2]"), "impossible sizes"),
-        (in_layout("[[4, 5], 2.0, 2]"), "impossible sizes"),
-        (in_layout("[[4, 5], 3, 2]"), "speaks of 3 entries in 2 bytes"),
-        (in_layout("[[4, 5], 2, 200000000000]"), "speaks of"),
-        (in_layout("[[2, 2], 2, 2]"), "'w': the gap code reaches entry 4 of a weight with 4"),
-        (in_layout("[[0], 2, 2]"), "reaches entry"),
-        ({"layout": '{"fp16": {"w": [[9], 1, 2], "v": [[9], 1, 0]}}'}, "marks 0 entries"),
+        (in_layout("[[4, 5]]"), "no shape"),
+        (in_layout("[[4, 5], 2, 2]"), "no shape"),
+        (in_layout("[[1000000000, 1000000000, 1000000000], 2]"), "impossible shape"),
+        (in_layout("[[-4, -5], 2]"), "impossible shape"),
+        (in_layout("[[4, true], 2]"), "impossible shape"),
+        (in_layout('["45", 2]'), "impossible shape"),
+        (in_layout("[[4, 5], -2]"), "impossible sizes"),
+        (in_layout("[[4, 5], 2.0]"), "impossible sizes"),
+        (in_layout("[[4, 5], 3]"), "speaks of 3 entries, but there are 2 gaps and 2 values"),
+        (in_layout("[[4, 5], 200000000000]"), "speaks of"),
+        (in_layout("[[2, 2], 2]"), "'w': its gaps reach entry 4, but it has 4"),
+        (in_layout("[[0], 2]"), "reach entry"),
+        ({"layout": '{"fp16": {"v": [[9], 1], "w": [[3], 1]}}'}, "'w': its gaps reach entry 3"),
         ({"layout": '{"fp16": {}, "bf16": {}}'}, "'bf16.gaps' is missing"),
         ({"layout": '{"int8": {}}'}, "'fp16.gaps' belongs to no weight"),
     ],
@@ -361,6 +392,24 @@ def test_lies_in_the_metadata_are_refused(
     with pytest.raises(FormatError, match=fault) as caught:
         native.load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "fault"),
+    [
+        ("[[4, 5], 2]", "no shape"),
+        ("[[4, 5], 2, 2, 0]", "no shape"),
+        ("[[4, -5], 2, 2]", "impossible shape"),
+        ("[[4, 5], 2, -2]", "impossible sizes"),
+        ("[[4, 5], 3, 2]", "speaks of 3 entries in 2 bytes"),
+        ("[[4, 5], 2, 200000000000]", "speaks of"),
+        ("[[2, 2], 2, 2]", "'w': the gap code reaches entry 4 of a weight with 4"),
+        ('[[9], 1, 2], "v": [[9], 1, 0]', "marks 0 entries|marks 2 entries"),
+    ],
+)
+def test_lies_in_the_layout_of_version_2_are_refused(tmp_path: Path, leaf: str, fault: str) -> None:
+    with pytest.raises(FormatError, match=fault):
+        native.load(forged(tmp_path / "a", version="2", **in_layout(leaf)))
 
 
 @pytest.mark.parametrize(
@@ -404,26 +453,56 @@ CODE, VALUES = torch.tensor([0, 3], dtype=torch.uint8), torch.ones(2, dtype=torc
         (CODE[:1].clone(), VALUES, "speaks of|marks 1 entries"),
         (CODE, VALUES * math.nan, "'w': values hold NaN"),
         (CODE, VALUES * math.inf, "infinity"),
-        (torch.tensor([0, 19], dtype=torch.uint8), VALUES, "reaches entry 20"),
+        (torch.tensor([0, 19], dtype=torch.uint8), VALUES, "reach(es)? entry 20"),
         (torch.tensor([0, 1, 255], dtype=torch.uint8), VALUES, "skip|speaks of"),
     ],
 )
 def test_wrong_tensors_are_refused(
     tmp_path: Path, code: torch.Tensor, values: torch.Tensor, fault: str
 ) -> None:
-    for version, start in (("1", "w"), ("2", "fp16")):
+    for version, start in (("1", "w"), ("2", "fp16"), ("3", "fp16")):
         tensors = {f"{start}.gaps": code, f"{start}.values": values}
+        if version == "3":
+            tensors["fp16.skips"] = torch.empty(0, dtype=torch.uint8)
         path = forged(tmp_path / "a", tensors, version=version)
         with pytest.raises(FormatError, match=fault):
             native.load(path)
 
 
+@pytest.mark.parametrize(
+    ("skips", "fault"),
+    [
+        (torch.tensor([2]), "'fp16' are not of their type"),
+        (torch.tensor([[0]], dtype=torch.uint8), "not flat"),
+        (torch.tensor([1], dtype=torch.uint8), "reach entry 260"),
+        (torch.tensor([2], dtype=torch.uint8), "belongs to entry 2, but there are 2"),
+        (torch.tensor([255], dtype=torch.uint8), "end in a step to none"),
+    ],
+)
+def test_wrong_skips_are_refused(tmp_path: Path, skips: torch.Tensor, fault: str) -> None:
+    tensors = {"fp16.gaps": CODE, "fp16.skips": skips, "fp16.values": VALUES}
+    with pytest.raises(FormatError, match=fault):
+        native.load(forged(tmp_path / "a", tensors))
+
+
 def test_a_claimed_size_allocates_nothing(tmp_path: Path) -> None:
     # 2^48 entries: any dense tensor of that shape would need a petabyte.
-    path = forged(tmp_path / "a", **in_layout("[[16777216, 16777216], 2, 2]"))
-    delta = native.load(path).deltas["w"]
-    assert delta.indices.dtype == torch.int64
-    assert delta.nnz == 2
+    for version, leaf in (
+        ("2", "[[16777216, 16777216], 2, 2]"),
+        ("3", "[[16777216, 16777216], 2]"),
+    ):
+        path = forged(tmp_path / "a", version=version, **in_layout(leaf))
+        delta = native.load(path).deltas["w"]
+        assert delta.indices.dtype == torch.int64
+        assert delta.nnz == 2
+
+
+def test_what_was_read_does_not_follow_the_file(tmp_path: Path) -> None:
+    small().save(tmp_path / "a")
+    adapter = native.load(tmp_path / "a")
+    with (tmp_path / "a").open("r+b") as file:
+        file.write(b"\xff" * (tmp_path / "a").stat().st_size)
+    assert_equal(adapter, small())
 
 
 def test_a_lying_header_size_is_refused(tmp_path: Path) -> None:

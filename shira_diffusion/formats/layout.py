@@ -1,7 +1,7 @@
 """Where the weights of a native file lie in its vectors, as a tree of their names in JSON.
 
 Names share most of their parts, so the tree of SDXL's 560 attention weights has 30 kB where the
-names alone would have 45. A leaf is `[shape, entries, bytes of gap code]`.
+names alone would have 45. A leaf is `[shape, entries]` and whatever else a version counts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from shira_diffusion.errors import FormatError
@@ -21,11 +22,20 @@ _MOST_ENTRIES = 2**48
 
 @dataclass(frozen=True)
 class Extent:
-    """One weight: its shape, how many entries change, and how many bytes their gap code has."""
+    """One weight: its shape, and `sizes`, of which the first is how many entries change."""
 
     shape: tuple[int, ...]
-    nnz: int
-    code: int
+    sizes: tuple[int, ...]
+
+    @property
+    def nnz(self) -> int:
+        """How many entries change."""
+        return self.sizes[0]
+
+    @cached_property
+    def numel(self) -> int:
+        """How many entries the weight has."""
+        return math.prod(self.shape)
 
 
 Layout = Mapping[str, Mapping[str, Extent]]
@@ -38,12 +48,17 @@ def encode(layout: Layout) -> str:
     return json.dumps(groups, separators=(",", ":"), sort_keys=True)
 
 
-def decode(text: str, key: str) -> dict[str, dict[str, Extent]]:
-    """The inverse of `encode`, names sorted; raises `FormatError`, naming `key`."""
+def decode(text: str, key: str, sizes: int) -> dict[str, dict[str, Extent]]:
+    """The inverse of `encode` where each weight has as many sizes, names sorted.
+
+    Raises `FormatError`, naming `key`.
+    """
     groups = metadata.parse_json(text, key)
     if not isinstance(groups, dict):
         raise FormatError(f"{key} is not a JSON object")
-    return {group: dict(sorted(_leaves(tree, key).items())) for group, tree in groups.items()}
+    return {
+        group: dict(sorted(_leaves(tree, key, sizes).items())) for group, tree in groups.items()
+    }
 
 
 def checked_shape(name: str, shape: Any) -> tuple[int, ...]:
@@ -67,11 +82,11 @@ def _tree(extents: Mapping[str, Extent]) -> dict[str, Any]:
                 last = ".".join((*parts[number:], last))
                 break
             node = inner
-        node[last] = [list(one.shape), one.nnz, one.code]
+        node[last] = [list(one.shape), *one.sizes]
     return tree
 
 
-def _leaves(tree: Any, key: str) -> dict[str, Extent]:
+def _leaves(tree: Any, key: str, sizes: int) -> dict[str, Extent]:
     found: dict[str, Extent] = {}
     # Not by recursion: the tree of a hostile file is as deep as JSON allows.
     waiting: list[tuple[str, Any]] = list(tree.items()) if isinstance(tree, dict) else [("", tree)]
@@ -82,14 +97,14 @@ def _leaves(tree: Any, key: str) -> dict[str, Extent]:
             continue
         if name in found:
             raise FormatError(f"{key} has the weight {name!r} twice")
-        found[name] = _extent(name, node)
+        found[name] = _extent(name, node, sizes)
     return found
 
 
-def _extent(name: str, leaf: Any) -> Extent:
-    if not isinstance(leaf, list) or len(leaf) != 3:
+def _extent(name: str, leaf: Any, sizes: int) -> Extent:
+    if not isinstance(leaf, list) or len(leaf) != 1 + sizes:
         raise FormatError(f"the weight {name!r} has no shape and sizes")
-    shape, nnz, code = leaf
-    if not all(type(size) is int and 0 <= size <= _MOST_ENTRIES for size in (nnz, code)):
+    shape, *counts = leaf
+    if not all(type(size) is int and 0 <= size <= _MOST_ENTRIES for size in counts):
         raise FormatError(f"the weight {name!r} has impossible sizes")
-    return Extent(checked_shape(name, shape), nnz, code)
+    return Extent(checked_shape(name, shape), tuple(counts))
