@@ -57,6 +57,7 @@ ORDER = [
     "formats.lora",
     "formats.checkpoint",
     "formats",
+    "words",
     "fitting",
     "targets",
     "sparsify",
