@@ -246,14 +246,20 @@ def call_raw(client: Client, file: dict[str, object]) -> None:
         raise AppError(answer)
 
 
+KINDS = ("application/json", "application/JSON", "APPLICATION/x+Json;charset=UTF-8", "text/x", "")
+
+
 @pytest.mark.parametrize("path", ["http://example.com/a.safetensors", "HTTPS://example.com/a"])
 def test_a_file_of_another_machine_is_not_fetched(client: Client, path: str) -> None:
     for value in ({"path": path, "meta": {"_type": "gradio.FileData"}}, [[{"path": path}]]):
+        body = json.dumps({"data": [value], "fn_index": 0, "session_hash": "x"}).encode()
         for place in ("call/import", "queue/join", "run/predict", "api/import"):
-            body = {"data": [value], "fn_index": 0, "session_hash": "x"}
-            response = httpx.post(f"{client.src}gradio_api/{place}", json=body)
-            assert response.status_code == 403
-            assert "upload the file itself" in response.text
+            for kind in KINDS:
+                headers = {"content-type": kind} if kind else {}
+                address = f"{client.src}gradio_api/{place}"
+                response = httpx.post(address, content=body, headers=headers)
+                assert response.status_code == 403
+                assert "upload the file itself" in response.text
     assert_alive(client)
 
 
