@@ -1,5 +1,6 @@
 """New words: spoken with their adapters as diffusers would load them, and gone without a trace."""
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +17,9 @@ from shira_diffusion.words import KEYS, TOKENIZERS, Lexicon, NewWord, read_word
 from studio.blends import runner
 from studio.blends.blend import Blend
 from studio.engine import Engine
-from studio.errors import BrokenAdapterError
+from studio.errors import BrokenAdapterError, GridError
 from studio.following import wait
+from studio.grids.plan import Plan, Spot, require_unchanged, sealed
 from studio.library import ADAPTER_FILE
 from studio.service import Studio
 from studio.tabs.library_view import leaf
@@ -158,6 +160,30 @@ def test_embeddings_that_changed_are_read_again(
     assert second != first
     (folder / EMBEDDINGS).write_bytes(kept)
     assert pixels(engine, **asked) == first
+
+
+def test_records_and_grids_know_the_word(toy_base: Path, studio: Studio, engine: Engine) -> None:
+    folder = studio.library.find("doggy").folder
+    mix = {"doggy": 1.0}
+    kept = (folder / EMBEDDINGS).read_bytes()
+    (use,) = engine.generate(recipe(prompt=DOG, mix=mix)).record.adapters
+    assert use.word_sha256 == hashlib.sha256(kept).hexdigest()
+    (off,) = engine.generate(recipe(prompt=DOG, mix={"doggy": 0.0})).record.adapters
+    assert off.word_sha256 == ""
+    spot = Spot(recipe(prompt=DOG, mix=mix))
+    plan = sealed(Plan("line", "", ("", ""), ("",), ("",), (spot,)), studio.library)
+    require_unchanged(plan, studio.library)
+    for change in (
+        lambda: (folder / EMBEDDINGS).unlink(),
+        lambda: write_word(folder, DOG, vectors(toy_base, 1, 8)),
+    ):
+        change()
+        with pytest.raises(GridError, match="has changed"):
+            require_unchanged(plan, studio.library)
+        (changed,) = engine.generate(recipe(prompt=DOG, mix=mix)).record.adapters
+        assert changed != use
+    (folder / EMBEDDINGS).write_bytes(kept)
+    require_unchanged(plan, studio.library)
 
 
 @pytest.fixture
