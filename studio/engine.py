@@ -21,7 +21,7 @@ from studio.errors import MemoryShortageError
 from studio.infotext import AdapterUse, Record
 from studio.library import AdapterLibrary, Entry
 from studio.loaded import LoadedAdapters
-from studio.newwords import has_word, word_of, word_sha256, words_of
+from studio.newwords import word_sha256, words_of
 from studio.preview import Preview, watch_prediction
 from studio.recipe import Recipe
 from studio.samplers import Samplers
@@ -160,10 +160,17 @@ class Engine:
             self.prepare({entry.name: 1.0}, {})
 
     def remarks(self, recipe: Recipe) -> tuple[str, ...]:
-        """What its author should know of the prompt of `recipe`: cut short, unknown words."""
+        """What its author should know of the prompt of `recipe`: cut short, unknown words.
+
+        There are none where a word that it speaks cannot be read.
+        """
         room, prompt = int(self._counter.model_max_length), recipe.prompt
         mixed = [entry for entry in self.library.usable if entry.name in recipe.mix]
-        words = [word_of(entry) for entry in mixed if has_word(entry)]
+        try:
+            words = words_of({entry.name: entry for entry in mixed}, recipe.mix)
+        except ShiraError as error:
+            log.info("no remarks: %s", error)
+            return ()
         for one in words:  # each of its embeddings is one piece, as "a" is
             prompt = prompt.replace(one.word, " a" * len(one.tokens) + " ")
         with self._counting:

@@ -253,6 +253,21 @@ def test_damaged_embeddings_are_told_without_their_folder(
         engine.check(recipe(mix={"spoilt": 1.0}))
     assert str(folder) not in str(caught.value)
     assert "cannot be used" in leaf(studio.library.find("spoilt"))
+    # At strength 0 it is not spoken, so it keeps nobody from a picture.
+    assert pixels(engine, mix={"spoilt": 0.0}) == pixels(engine)
+
+
+def test_a_picture_outlives_a_word_that_breaks_meanwhile(
+    toy_base: Path, studio: Studio, engine: Engine
+) -> None:
+    folder = studio.library.folder / "brief"
+    make(toy_base, folder, "<brief>", count=1, seed=6)
+    studio.library.rescan()
+    asked = recipe(prompt="<brief>", mix={"brief": 1.0})
+    whole = engine.generate(asked).image.tobytes()
+    broken = engine.generate(asked, on_step=lambda _: (folder / EMBEDDINGS).write_bytes(b"no"))
+    assert broken.image.tobytes() == whole
+    assert broken.remarks == ()
 
 
 def test_words_count_as_known_and_by_their_embeddings(engine: Engine) -> None:
