@@ -26,8 +26,8 @@ TABS = {
 }
 
 
-def build_page(studio: Studio) -> gr.Blocks:
-    """Lay out everything."""
+def build_page(studio: Studio, *, as_tools: bool) -> gr.Blocks:
+    """Lay out everything; `as_tools` says that the endpoints are an MCP server's tools as well."""
     with gr.Blocks(title="SHiRA Studio", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(fragments.header(studio.engine.base), apply_default_css=False)
         kept = blend.kept_in_browser()
@@ -40,7 +40,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 with gr.Tab(title, id=title.lower()) as tab:
                     build(studio, tab)
         gr.HTML(fragments.footer(), apply_default_css=False)
-        api.build(studio)
+        api.build(studio, as_tools=as_tools)
     page.queue(max_size=QUEUE, default_concurrency_limit=None)
     return page
 
@@ -51,7 +51,7 @@ def serve(studio: Studio, door: Door) -> gr.Blocks:
     Gradio serves the outputs folder, less the studio's own state, and nothing else of ours;
     nothing is asked of other machines.
     """
-    page = build_page(studio)
+    page = build_page(studio, as_tools=door.mcp)
     try:
         page.launch(
             server_name=door.host,
