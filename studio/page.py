@@ -18,6 +18,8 @@ QUEUE = 256
 """How many calls may be open at once: every page that follows a job holds one."""
 UPLOAD = "2gb"
 """How large a file may be that is sent here; what is inside is checked by those who take it."""
+SWEPT = (3600, 24 * 3600)
+"""How often Gradio's copies of files are looked through, and how old those are that go (s)."""
 
 TABS = {
     "Compare": compare.build,
@@ -28,7 +30,9 @@ TABS = {
 
 def build_page(studio: Studio, *, as_tools: bool) -> gr.Blocks:
     """Lay out everything; `as_tools` says that the endpoints are an MCP server's tools as well."""
-    with gr.Blocks(title="SHiRA Studio", analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(
+        title="SHiRA Studio", analytics_enabled=False, fill_width=True, delete_cache=SWEPT
+    ) as page:
         gr.HTML(fragments.header(studio.engine.base), apply_default_css=False)
         kept = blend.kept_in_browser()
         with gr.Tabs():

@@ -88,7 +88,7 @@ class Endpoints:
         try:
             if not file:
                 raise SettingError("No file came with the call: give one of .safetensors or .zip.")
-            arrival = self.studio.shelf.take_in(path, path.name)
+            arrival = self.studio.shelf.take_upload(path)
         except ShiraError as error:
             raise told(error) from error
         return asdict(arrival)
