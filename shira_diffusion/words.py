@@ -25,6 +25,7 @@ KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 MOST_VECTORS = 75
 """More embeddings than CLIP reads tokens."""
 _LONGEST = 64
+_WRONG_END = 2
 _KEPT = 4
 
 
@@ -82,6 +83,19 @@ def _vectors(path: Path, key: str, tensors: Mapping[str, Tensor]) -> Tensor:
     if not bool(rows.isfinite().all()):
         raise FormatError(f"{path}: {key} has values that are NaN or infinite; get the file again")
     return rows.float()
+
+
+def pool_at_end(pipe: Any) -> None:
+    """Have an SDXL pipeline's text encoders pool at the end token, with new words as without.
+
+    Where a configuration says that its id is 2, as SDXL's published ones do of 49407, transformers
+    pools at the largest id instead: the end token's as well, until a new word has a larger one.
+    """
+    for part, name in TOKENIZERS.items():
+        encoder, tokenizer = getattr(pipe, part), getattr(pipe, name)
+        model = getattr(encoder, "text_model", encoder)
+        if tokenizer is not None and getattr(model, "eos_token_id", None) == _WRONG_END:
+            model.eos_token_id = tokenizer.eos_token_id
 
 
 class Lexicon:

@@ -1,12 +1,16 @@
 """New words: spoken with their adapters as diffusers would load them, and gone without a trace."""
 
 import hashlib
+import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from studio_toys import load_base, make_adapter, open_toy, recipe
 
 from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher
@@ -23,6 +27,7 @@ from studio.grids.plan import Plan, Spot, require_unchanged, sealed
 from studio.library import ADAPTER_FILE
 from studio.service import Studio
 from studio.tabs.library_view import leaf
+from training.methods.tokens import add_word, remove_word
 
 INK, DOG = "<ink>", "<Dog>"
 PROMPT = "a castle, <ink> style"
@@ -208,6 +213,32 @@ def test_a_word_for_another_base_is_refused(lexicon: Lexicon) -> None:
     rows = {part: torch.ones(1, 7) for part in KEYS}
     with pytest.raises(MismatchError, match="7 wide"), lexicon.using([NewWord("<x>", rows, "a")]):
         pass
+
+
+def test_sdxl_pools_at_the_end_with_new_words_too(toy_base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(toy_base, tmp_path / "as-published")
+    for part in TOKENIZERS:
+        config = folder / part / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": 2}))
+    pipe = load_base(folder)
+
+    def pooled(of: StableDiffusionXLPipeline, prompt: str) -> torch.Tensor:
+        return of.encode_prompt(prompt, do_classifier_free_guidance=False)[2]
+
+    assert torch.equal(pooled(pipe, "a castle"), pooled(load_base(toy_base), "a castle"))
+    assert pipe.text_encoder_2.config.eos_token_id == 2
+    for spoken in (Lexicon(pipe).using([NewWord("<x>", vectors(toy_base, 1, 0))]), taught(pipe)):
+        with spoken:
+            ends = [pooled(pipe, f"<x> {rest}") for rest in ("a castle", "a red apple")]
+            assert not torch.allclose(*ends)
+
+
+@contextmanager
+def taught(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
+    """As the trainer has a word in its base."""
+    add_word(pipe, "<x>", 1, "", 0)
+    yield
+    remove_word(pipe, "<x>", 1)
 
 
 ROWS = {"clip_l": torch.ones(2, 8), "clip_g": torch.ones(2, 8)}
