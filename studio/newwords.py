@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import ShiraError
-from shira_diffusion.words import NewWord, read_word
+from shira_diffusion.formats.embeddings import NewWord, read_word
 from studio.errors import BrokenAdapterError
 from studio.library import Entry
 

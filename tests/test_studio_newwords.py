@@ -17,7 +17,8 @@ from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher
 from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import FormatError, MismatchError, SettingError
 from shira_diffusion.formats import container, metadata
-from shira_diffusion.words import KEYS, TOKENIZERS, Lexicon, NewWord, read_word
+from shira_diffusion.formats.embeddings import KEYS, NewWord, read_word, write_word
+from shira_diffusion.words import TOKENIZERS, Lexicon
 from studio.blends import runner
 from studio.blends.blend import Blend
 from studio.engine import Engine
@@ -39,17 +40,14 @@ def vectors(base: Path, count: int, seed: int) -> dict[str, torch.Tensor]:
     return {part: torch.randn(count, width, generator=generator) for part, width in widths.items()}
 
 
-def write_word(folder: Path, word: str, rows: dict[str, torch.Tensor]) -> None:
-    info = AdapterInfo(folder.name, training={"new_token": word})
-    container.write(
-        folder / EMBEDDINGS, {KEYS[part]: one for part, one in rows.items()}, metadata.encode(info)
-    )
+def put_word(folder: Path, word: str, rows: dict[str, torch.Tensor]) -> None:
+    write_word(folder / EMBEDDINGS, rows, AdapterInfo(folder.name, training={"new_token": word}))
 
 
 def make(base: Path, folder: Path, word: str, *, count: int, seed: int) -> None:
     info = AdapterInfo(folder.name, trigger_words=(f"{word} style",), training={"new_token": word})
     make_adapter(base, folder, seed=seed, info=info)
-    write_word(folder, word, vectors(base, count, seed))
+    put_word(folder, word, vectors(base, count, seed))
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +169,7 @@ def test_embeddings_that_changed_are_read_again(
     folder = studio.library.find("doggy").folder
     asked = {"mix": {"doggy": 1.0}, "prompt": DOG}
     first, kept = pixels(engine, **asked), (folder / EMBEDDINGS).read_bytes()
-    write_word(folder, DOG, vectors(toy_base, 3, 9))
+    put_word(folder, DOG, vectors(toy_base, 3, 9))
     second = pixels(engine, **asked)
     assert second != first
     (folder / EMBEDDINGS).write_bytes(kept)
@@ -191,7 +189,7 @@ def test_records_and_grids_know_the_word(toy_base: Path, studio: Studio, engine:
     require_unchanged(plan, studio.library)
     for change in (
         lambda: (folder / EMBEDDINGS).unlink(),
-        lambda: write_word(folder, DOG, vectors(toy_base, 1, 8)),
+        lambda: put_word(folder, DOG, vectors(toy_base, 1, 8)),
     ):
         change()
         with pytest.raises(GridError, match="has changed"):
@@ -273,6 +271,14 @@ def test_files_that_hold_no_word(
     container.write(tmp_path / EMBEDDINGS, tensors, {})
     with pytest.raises(FormatError, match=words):
         read_word(tmp_path / EMBEDDINGS, "<x>")
+
+
+def test_a_word_comes_back_from_its_file(tmp_path: Path) -> None:
+    rows = {"text_encoder": torch.rand(3, 8).T.contiguous().T, "text_encoder_2": torch.rand(3, 5)}
+    write_word(tmp_path / "x", rows, AdapterInfo("x", training={"new_token": "<x>"}))
+    found = read_word(tmp_path / "x", owner="ada")
+    assert (found.word, found.owner, found.tokens) == ("<x>", "ada", ["<x>", "<x>_1", "<x>_2"])
+    assert all(torch.equal(found.vectors[part], one) for part, one in rows.items())
 
 
 @pytest.mark.parametrize("word", ["", "two words", "x" * 65])

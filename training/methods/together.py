@@ -8,9 +8,10 @@ from torch import nn
 
 from shira_diffusion import AdapterInfo
 from shira_diffusion.cards import EMBEDDINGS
+from shira_diffusion.formats.embeddings import write_word
 from training.methods.base import Method, Trainable
 from training.methods.content import write
-from training.methods.tokens import NewWord, write_embeddings
+from training.methods.tokens import NewWord
 
 
 class Together:
@@ -65,7 +66,7 @@ class Together:
             if isinstance(part, NewWord)
         }
         if words:
-            write_embeddings(path.with_name(EMBEDDINGS), words, info)
+            write_word(path.with_name(EMBEDDINGS), words, info)
 
     def facts(self) -> dict[str, str]:
         """Return what the parts say, those of the text encoders under their names."""

@@ -4,7 +4,6 @@ As textual inversion (https://arxiv.org/abs/2208.01618) keeps them: one word may
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +11,9 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from shira_diffusion import AdapterInfo, SparseTuner, masks
+from shira_diffusion import SparseTuner, masks
 from shira_diffusion.delta import index_dtype
-from shira_diffusion.formats import container, metadata
-from shira_diffusion.words import KEYS, token_names
+from shira_diffusion.formats.embeddings import token_names
 from training.texts import TEXT_ENCODERS
 
 _WEIGHT = "token_embedding.weight"
@@ -63,12 +61,6 @@ class NewWord:
     def close(self) -> None:
         """Put the first embeddings back."""
         self._tuner.close()
-
-
-def write_embeddings(path: Path, vectors: Mapping[str, Tensor], info: AdapterInfo) -> None:
-    """Write the word's embeddings (count, width), by component, under SDXL's usual keys."""
-    stored = {KEYS[component]: rows.contiguous() for component, rows in vectors.items()}
-    container.write(path, stored, metadata.encode(info))
 
 
 def add_word(
