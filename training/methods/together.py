@@ -11,7 +11,7 @@ from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.formats.embeddings import write_word
 from training.methods.base import Method, Trainable
 from training.methods.content import write
-from training.methods.tokens import NewWord
+from training.methods.tokens import TrainedWord
 
 
 class Together:
@@ -63,7 +63,7 @@ class Together:
         words = {
             place.partition(".")[0]: part.vectors
             for place, part in self.parts.items()
-            if isinstance(part, NewWord)
+            if isinstance(part, TrainedWord)
         }
         if words:
             write_word(path.with_name(EMBEDDINGS), words, info)

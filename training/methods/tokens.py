@@ -14,12 +14,12 @@ from transformers import CLIPTokenizer
 from shira_diffusion import SparseTuner, masks
 from shira_diffusion.delta import index_dtype
 from shira_diffusion.formats.embeddings import token_names
-from training.texts import TEXT_ENCODERS
+from shira_diffusion.words import TOKENIZERS
 
 _WEIGHT = "token_embedding.weight"
 
 
-class NewWord:
+class TrainedWord:
     """Trains the rows `rows` of an embedding's weight; the module is CLIP's `embeddings`."""
 
     def __init__(self, embeddings: nn.Module, rows: Sequence[int]) -> None:
@@ -72,7 +72,7 @@ def add_word(
     rows are by component.
     """
     rows = {}
-    for component, tokenizer_name in TEXT_ENCODERS.items():
+    for component, tokenizer_name in TOKENIZERS.items():
         encoder, tokenizer = getattr(pipe, component), getattr(pipe, tokenizer_name)
         table = encoder.get_input_embeddings().weight.detach()
         start = _start(tokenizer, table, count, like, f"{component}/{word}", seed)
@@ -83,7 +83,7 @@ def add_word(
 
 def remove_word(pipe: StableDiffusionXLPipeline, word: str, count: int) -> None:
     """Undo `add_word`."""
-    for component, tokenizer_name in TEXT_ENCODERS.items():
+    for component, tokenizer_name in TOKENIZERS.items():
         pipe.unload_textual_inversion(
             token_names(word, count),
             text_encoder=getattr(pipe, component),
