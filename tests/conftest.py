@@ -21,8 +21,10 @@ from emoji_xl.vocabulary import learn_tokenizer
 WORDS = ["a red apple, noto style", "a blue whale, twemoji style", "a happy robot", "a castle"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Try a browser test again: on a busy machine a page may not be ready for the first click."""
+    if not config.pluginmanager.hasplugin("rerunfailures"):
+        return
     for item in items:
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=2))

@@ -39,13 +39,13 @@ class House:
         self._stack.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def house(
     browser: Browser,  # noqa: F811
     toy_base: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[House]:
-    """A running studio; at the end nothing that it started runs on."""
+    """A running studio of the test's own; at the end nothing that it started runs on."""
     folder = tmp_path_factory.mktemp("train")
     make_library(toy_base, folder / "adapters")
     house = House(folder, toy_base)
@@ -99,6 +99,12 @@ def fill_in(page: Page, title: str, steps: int) -> None:
     number.fill(str(steps))
     number.press("Tab")
     page.wait_for_timeout(300)
+
+
+def show(page: Page, title: str) -> None:
+    """Open a run of the list, and wait: its buttons are those of the run that is shown."""
+    page.locator(".runs-item", has_text=title).click()
+    expect(page.locator(".run-head h3")).to_contain_text(title)
 
 
 def caption(page: Page, at: int) -> str:
@@ -170,9 +176,10 @@ def test_from_dropped_pictures_through_stop_and_restart_to_an_adapter(
         fill_in(page, "Short ink", steps=6)
         page.locator("#train-start").click()
         expect(state).to_have_text("waiting")
-        page.locator(".runs-item", has_text="Bold ink").click()
+        show(page, "Bold ink")
         page.locator(".run [data-action=halt]").click()
-        page.locator(".runs-item", has_text="Short ink").click()
+        expect(state).not_to_have_text("training", timeout=RUN_MS)
+        show(page, "Short ink")
         page.get_by_text("Short ink is in the library").wait_for(timeout=RUN_MS)
         expect(page.locator(".run-samples img")).to_have_count(1)
         assert page.locator(".run-samples img").evaluate("image => image.naturalWidth") == 32

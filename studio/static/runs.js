@@ -23,19 +23,25 @@ const samples = make("div", "run-samples");
 const warnings = make("div", "run-warnings");
 detail.append(head, status, problem, plot, facts, samples, warnings);
 
-function entry(run, chosen) {
-  const node = press(`runs-item${chosen ? " active" : ""}`, undefined, `Show ${run.title}`,
-    () => trigger("choose", { id: run.id }));
+function entry(run) {
+  const node = press("runs-item", undefined, `Show ${run.title}`, () => trigger("choose", { id: run.id }));
   node.dataset.id = run.id;
-  node.setAttribute("aria-pressed", String(chosen));
   const line = make("span", "runs-line");
-  line.append(make("span", "runs-title", run.title), make("span", `state state-${run.state}`, run.state));
+  line.append(make("span", "runs-title", run.title), make("span", "state"));
   const bar = make("span", "bar");
-  const done = make("i");
-  done.style.width = `${run.share * 100}%`;
-  bar.append(done);
+  bar.append(make("i"));
   node.append(line, make("span", "quiet", run.about), bar);
   return node;
+}
+
+// In place: a click on an entry that is replaced between press and release is lost.
+function renew(node, run, chosen) {
+  node.classList.toggle("active", chosen);
+  node.setAttribute("aria-pressed", String(chosen));
+  const state = node.querySelector(".state");
+  state.className = `state state-${run.state}`;
+  state.textContent = run.state;
+  node.querySelector(".bar i").style.width = `${run.share * 100}%`;
 }
 
 function actions(run) {
@@ -166,8 +172,9 @@ function draw() {
   fill(bin, gone, () => (gone ? [make("span", "", `“${gone.title}” was removed.`),
     press("link", "Undo", "Bring it back", () => trigger("restore", { ticket: gone.ticket }))] : []));
   const chosen = value.chosen && value.chosen.id;
-  fill(list, [value.runs, chosen], () => (value.runs.length ? value.runs.map((run) => entry(run, run.id === chosen))
+  fill(list, value.runs.map((run) => [run.id, run.title, run.about]), () => (value.runs.length ? value.runs.map(entry)
     : [make("p", "empty", "Your trainings gather here. They go on when this page or the studio is closed.")]));
+  value.runs.forEach((run, at) => renew(list.children[at], run, run.id === chosen));
   drawChosen(value.chosen);
 }
 
