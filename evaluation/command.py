@@ -10,12 +10,14 @@ import torch
 from rich.console import Console
 
 from evaluation.bench import Bench
-from evaluation.carry_out import WORK, Place, Progress, carry_out
+from evaluation.board import Place, Progress
+from evaluation.carry_out import WORK, carry_out
 from evaluation.errors import EvaluationError
 from evaluation.plan_file import read_plan
 from evaluation.pool import Alone, Processes
 
 UNFINISHED = 3
+FAILED = 4
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -42,7 +44,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 def run_plan(options: argparse.Namespace) -> int:
     """Carry out the plans, one after another, and write the report.
 
-    Returns 0, or 3 when something is left to do.
+    Returns 0, 3 when there was no time for something, or 4 when something failed and all else is
+    done.
     """
     plans = [read_plan(plan, options.chosen) for plan in options.plans]
     if options.workers < 1:
@@ -50,7 +53,7 @@ def run_plan(options: argparse.Namespace) -> int:
     place = Place(options.out or options.work / plans[0].name, options.work)
     deadline = time.monotonic() + options.until
     console = Console()
-    finished = True
+    reached = []
     with _crew(options.workers, options.device or devices_here(), place) as crew:
         for plan in plans:
             until = deadline - time.monotonic()
@@ -59,15 +62,16 @@ def run_plan(options: argparse.Namespace) -> int:
             for failure in progress.failures:
                 console.print(f"failed: {failure}", style="yellow", markup=False, soft_wrap=True)
             console.print(_line(plan.name, progress), markup=False)
-            finished = finished and progress.finished
-    if not finished:
+            reached.append(progress)
+    if any(progress.left for progress in reached):
         return UNFINISHED
-    # Only reports need matplotlib, which other machines may lack.
-    from evaluation.report import report_of
+    if place.records.path.is_file():
+        # Only reports need matplotlib, which other machines may lack.
+        from evaluation.report import report_of
 
-    page = report_of([place.folder], place.folder / "report")
-    console.print(f"the report is in {page}", markup=False, soft_wrap=True)
-    return 0
+        page = report_of([place.folder], place.folder / "report")
+        console.print(f"the report is in {page}", markup=False, soft_wrap=True)
+    return 0 if all(progress.finished for progress in reached) else FAILED
 
 
 def _crew(count: int, devices: list[str], place: Place) -> Alone | Processes:

@@ -68,6 +68,7 @@ class PeftShira:
         """Put the plain layers back."""
         for name, layer in self._layers.items():
             self._unet.set_submodule(name, layer.get_base_layer())
+        del self._unet.peft_config
 
 
 def create(

@@ -71,9 +71,9 @@ class Sampling:
     """How pictures are drawn; every prompt with every one of `seeds`."""
 
     steps: int = 22
-    guidance: float = 4.0
+    guidance: float = 3.0
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    batch: int = 48
+    batch: int = 96
 
 
 @dataclass(frozen=True)

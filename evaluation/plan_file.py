@@ -23,7 +23,7 @@ from evaluation.plan import (
     Sampling,
     Subject,
 )
-from evaluation.training_run import CREATE
+from evaluation.training_run import CREATE, faults_of
 from evaluation.typed import build
 from shira_diffusion.errors import nearest
 
@@ -74,6 +74,7 @@ def read_plan(source: str | Path, chosen: Path | None = None) -> Plan:
     questions = build(Questions, head.questions, "[questions]", faults) if head else None
     if head:
         faults += _of_head(head)
+        faults += _of_settings(head, recipes)
     if head and sampling and questions:
         faults += _together(head, subjects, sampling, questions)
     if faults or head is None or sampling is None or questions is None:
@@ -248,6 +249,18 @@ def _of_head(head: _Head) -> list[str]:
     return faults + [
         f"[presets] lacks {kind!r}" for kind in (STYLE, CONCEPT) if kind not in head.presets
     ]
+
+
+def _of_settings(head: _Head, recipes: Mapping[str, Recipe]) -> list[str]:
+    """Ask the trainer what is wrong with the recipes' settings."""
+    found = [
+        f"[recipes.{name}] for a {kind}: {fault}"
+        for name, recipe in recipes.items()
+        for kind in (STYLE, CONCEPT)
+        if kind in head.presets
+        for fault in faults_of({**recipe.settings(kind), "base": head.base}, head.presets[kind])
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _together(

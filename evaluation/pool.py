@@ -2,18 +2,24 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
+
+import torch
 
 from evaluation.bench import Bench
+from evaluation.errors import EvaluationError
 
-T = TypeVar("T")
 Work = Callable[[Bench], Any]
 """What a worker does with its bench; it travels to it, so no lambda."""
+
+_THREADS = "OMP_NUM_THREADS"
+_MOST_STARTS = 4
 
 
 class Crew(Protocol):
@@ -71,40 +77,80 @@ class Processes:
         trace: TracebackType | None,
     ) -> None:
         for group in self._groups:
-            group.executor.shutdown(wait=True, cancel_futures=True)
+            group.end()
 
     def submit(self, work: Work) -> Future[Any]:
         """Give the work to a free process."""
-        group = max(self._groups, key=lambda group: group.free)
-        future = group.executor.submit(_at_the_bench, work)
-        group.busy.add(future)
-        future.add_done_callback(group.busy.discard)
-        return future
+        return max(self._groups, key=lambda group: group.free).submit(work)
 
 
 class _Group:
-    """The processes of one device."""
+    """The processes of one device, which are started anew when one of them dies."""
 
     def __init__(self, count: int, device: str, work: Path, pictures: Path | None) -> None:
-        self._count = count
-        self.busy: set[Future[Any]] = set()
         kind, _, index = device.partition(":")
-        with _environment(CUDA_VISIBLE_DEVICES=_visible(index) if kind == "cuda" else None):
-            self.executor = ProcessPoolExecutor(
-                count,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_take_place,
-                initargs=("cuda:0" if kind == "cuda" else device, work, pictures),
-            )
-            # Processes start with the first pieces of work, so that is done here: they take the
-            # environment along, and CUDA reads it once.
-            for _ in range(count):
-                self.executor.submit(_nothing)
+        visible = _visible(index) if kind == "cuda" else None
+        place = ("cuda:0" if kind == "cuda" else device, work, pictures)
+        self._count = count
+        self._environment = {_THREADS: "1"}
+        if visible:
+            self._environment["CUDA_VISIBLE_DEVICES"] = visible
+        self._place = place
+        self._starts = 0
+        self.busy: set[Future[Any]] = set()
+        self._executor = self._started()
 
     @property
     def free(self) -> int:
         """How many processes have nothing to do."""
         return self._count - len(self.busy)
+
+    def submit(self, work: Work) -> Future[Any]:
+        """Give the work to a free process.
+
+        Raises `EvaluationError` when processes die again and again.
+        """
+        try:
+            future = self._executor.submit(_at_the_bench, work)
+        except BrokenExecutor as error:
+            if self._starts >= _MOST_STARTS:
+                raise EvaluationError(
+                    "Workers die again and again, of memory that is used up or in a library. Try "
+                    "fewer --workers; what is done stays done."
+                ) from error
+            self._executor = self._started()
+            future = self._executor.submit(_at_the_bench, work)
+        self.busy.add(future)
+        future.add_done_callback(self.busy.discard)
+        return future
+
+    def end(self) -> None:
+        """Wait for what is at work and end the processes."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _started(self) -> ProcessPoolExecutor:
+        """Start all processes at once, as copies of one that has imported everything."""
+        self._starts += 1
+        with _one_thread_each():
+            executor = self._executor_of("forkserver")
+            first, *_ = [executor.submit(_is_fit) for _ in range(self._count)]
+            if first.exception() is None and first.result():
+                return executor
+            executor.shutdown()
+            executor = self._executor_of("spawn")
+            for _ in range(self._count):
+                executor.submit(_is_fit)
+        return executor
+
+    def _executor_of(self, method: str) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context(method)
+        context.set_forkserver_preload([Bench.__module__])
+        return ProcessPoolExecutor(
+            self._count,
+            mp_context=context,
+            initializer=_take_place,
+            initargs=(self._environment, *self._place),
+        )
 
 
 def _visible(index: str) -> str:
@@ -114,37 +160,45 @@ def _visible(index: str) -> str:
 
 
 @contextmanager
-def _environment(**values: str | None) -> Iterator[None]:
-    """Set variables that are not None for the processes that the block starts."""
-    # Workers keep to themselves: two threads each in several processes starve one another.
-    new = {"OMP_NUM_THREADS": "1", **{key: value for key, value in values.items() if value}}
-    former = {key: os.environ.get(key) for key in new}
-    os.environ.update(new)
+def _one_thread_each() -> Iterator[None]:
+    """Have processes that the block starts compute in one thread: several would starve others."""
+    former = os.environ.get(_THREADS)
+    os.environ[_THREADS] = "1"
     try:
         yield
     finally:
-        for key, value in former.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        if former is None:
+            del os.environ[_THREADS]
+        else:
+            os.environ[_THREADS] = former
 
 
 _bench: list[Bench] = []
 
 
-def _take_place(device: str, work: Path, pictures: Path | None) -> None:
+def _take_place(
+    environment: Mapping[str, str], device: str, work: Path, pictures: Path | None
+) -> None:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    # CUDA reads it when it is first used, which is after this.
+    os.environ.update(environment)
+    torch.set_num_threads(1)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     _bench[:] = [Bench(work, device, pictures)]
 
 
 def _at_the_bench(work: Work) -> Any:
-    return work(_bench[0])
+    try:
+        return work(_bench[0])
+    except torch.AcceleratorError:
+        # After such an error nothing more can be done with the GPU in this process.
+        traceback.print_exc()
+        os._exit(1)
 
 
-def _nothing() -> None:
-    """Start a process and do no more."""
+def _is_fit() -> bool:
+    """Start a process, and say whether it can use CUDA as far as it is a copy of another."""
+    return not torch.cuda._is_in_bad_fork()

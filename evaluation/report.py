@@ -1,7 +1,7 @@
 """Writes a report's folder: one page that works from disk, its plots and pictures beside it."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import jinja2
 
 from evaluation.bootstrap import Record
 from evaluation.drawings import BASE
+from evaluation.failures import failures_in
 from evaluation.gallery import gallery
 from evaluation.plots import draw_plots
 from evaluation.records import found_in
@@ -25,7 +26,7 @@ def report_of(folders: Sequence[Path], out: Path) -> Path:
 
 def write_report(
     records: Sequence[Record],
-    adapters: Iterable[Mapping[str, Any]],
+    adapters: Sequence[Mapping[str, Any]],
     folders: Sequence[Path],
     out: Path,
 ) -> Path:
@@ -34,7 +35,10 @@ def write_report(
     found, prices = rows(records), costs(adapters)
     table = [cells(row, prices.get(row.recipe)) for row in found]
     base = unrelated(record for record in records if record["method"] == BASE)
-    (out / "table.md").write_text(markdown(table), encoding="utf-8")
+    failures = failures_in(folders, records, adapters)
+    failed = "".join(f"- failed: {failure}\n" for failure in failures)
+    text = f"{markdown(table)}\n{failed}" if failed else markdown(table)
+    (out / "table.md").write_text(text, encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
@@ -43,6 +47,7 @@ def write_report(
         table=table,
         base=f"{base.value:.3f}" if base else "",
         pictures=len(records),
+        failures=failures,
         plots=draw_plots(found, prices, out),
         gallery=gallery(records, _pictures(records, folders, out)),
     )

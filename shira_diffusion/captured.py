@@ -2,53 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from shira_diffusion.errors import SettingError, ShiraError
-from shira_diffusion.tune import SparseTuner
+from shira_diffusion.errors import CaptureError, SettingError, ShiraError
 
 _WARMUPS = 3
+# Atomic additions come in another order each time; a wrong graph is wrong by far more.
+_TOLERANCE = 0.05
+# Optimizers read gradients that start at such multiples at full width.
+_ALIGNED = 64
+
+
+class Gradients(Protocol):
+    """Keeps the memory that backward passes add their gradients to; a `SparseTuner` does."""
+
+    def hold_gradient(self) -> Tensor:
+        """All gradients (n,), zeros where they were None: always the same memory."""
+
+
+class HeldGradients:
+    """Keeps the gradients of parameters, such as a LoRA's factors, in one flat vector for good.
+
+    Their `.grad` are views of it, also after `zero_grad(set_to_none=True)`, so that what a CUDA
+    graph recorded stays valid. Raises `SettingError` for parameters of several dtypes or devices.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
+        if len(kinds) != 1:
+            raise SettingError(
+                "gradients are held together for parameters of one dtype on one device, not for "
+                f"{sorted(map(str, kinds))}"
+            )
+        self._parameters = list(parameters)
+        counts = [-(-one.numel() // _ALIGNED) * _ALIGNED for one in parameters]
+        ((dtype, device),) = kinds
+        self._memory = torch.zeros(sum(counts), dtype=dtype, device=device)
+        self._parts = [
+            part.as_strided(one.shape, one.stride())
+            for one, part in zip(parameters, self._memory.split(counts), strict=True)
+        ]
+
+    def hold_gradient(self) -> Tensor:
+        """All gradients (n,), zeros where they were None, and between them for alignment."""
+        away = [
+            (parameter, part)
+            for parameter, part in zip(self._parameters, self._parts, strict=True)
+            if parameter.grad is not part
+        ]
+        if len(away) == len(self._parts) and all(one.grad is None for one, _ in away):
+            self._memory.zero_()  # one launch for all
+        for parameter, part in away:
+            if parameter.grad is not None:
+                part.copy_(parameter.grad)
+            elif len(away) < len(self._parts):
+                part.zero_()
+            parameter.grad = part
+        return self._memory
 
 
 class CapturedPass:
     """Replays `loss(**inputs)` and its backward pass without the host's work in between.
 
-    `inputs` are tensors on the tuned module's CUDA device; every call brings others of the same
-    shapes, and adds to `tuner.values.grad` as a backward pass does. The tuned weights stay where
-    they are, so the optimizer and `tuner.write` follow each call as ever. What `loss` computes
-    must not depend on data by way of the host (no `.item()`), and checkpointing needs
-    `preserve_rng_state=False`. Compile the module before; capture again once it was moved.
+    `inputs` are tensors on the CUDA device of what is trained; every call brings others of the same
+    shapes, and adds to the held gradient (a `SparseTuner`'s, or that of `HeldGradients`) as a
+    backward pass does. What is trained stays where it is, so the optimizer and `tuner.write` follow
+    each call as ever. What `loss` computes must not depend on data by way of the host (no
+    `.item()`), and checkpointing needs `preserve_rng_state=False`. Compile the module before;
+    capture again once it was moved. Passes of several shapes share memory when each but the first
+    is made `beside` one of them. `then` follows each backward pass in the graph, for what brings
+    gradients on to where they are held.
 
-    Raises `SettingError` when there is nothing that CUDA could capture.
+    Raises `SettingError` when there is nothing that CUDA could capture, and `CaptureError` when
+    capturing failed or gives other numbers than the pass itself: then train without.
     """
 
     def __init__(
-        self, tuner: SparseTuner, loss: Callable[..., Tensor], inputs: Mapping[str, Tensor]
+        self,
+        gradients: Gradients,
+        loss: Callable[..., Tensor],
+        inputs: Mapping[str, Tensor],
+        *,
+        then: Callable[[], None] = lambda: None,
+        beside: CapturedPass | None = None,
     ):
-        devices = {tensor.device for tensor in (tuner.values, *inputs.values())}
-        if len(devices) > 1 or tuner.values.device.type != "cuda":
+        self._gradients = gradients
+        self._gradient = gradients.hold_gradient()
+        device = self._gradient.device
+        devices = {device, *(tensor.device for tensor in inputs.values())}
+        if len(devices) > 1 or device.type != "cuda":
             raise SettingError(
                 f"a CUDA graph needs module and inputs on one CUDA device, got "
                 f"{sorted(map(str, devices))}; move them there, or train without CapturedPass"
             )
-        self._tuner = tuner
         self._function = loss
+        self._then = then
         self._inputs = {name: tensor.detach().clone() for name, tensor in inputs.items()}
-        self._gradient = tuner.hold_gradient()
         before = self._gradient.clone()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARMUPS):
-                self._run()
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._loss = self._run()
-        self._gradient.copy_(before)
+        with torch.cuda.device(device):
+            self._stream: torch.cuda.Stream = beside._stream if beside else torch.cuda.Stream()
+            self._pool: Any = beside._pool if beside else torch.cuda.graph_pool_handle()
+            self._graph = torch.cuda.CUDAGraph()
+            try:
+                eager = self._warmed_up()
+                self._loss = self._captured()
+                self._check(*eager)
+            finally:
+                self._gradient.copy_(before)
 
     def __call__(self, **inputs: Tensor) -> Tensor:
         """The loss on these inputs, a tensor that the next call overwrites; no wait for the device.
@@ -59,7 +125,7 @@ class CapturedPass:
         captured = {name: tuple(tensor.shape) for name, tensor in self._inputs.items()}
         if shapes != captured:
             raise SettingError(f"the step was captured for {captured}, but got {shapes}")
-        if self._tuner.hold_gradient() is not self._gradient:
+        if self._gradients.hold_gradient() is not self._gradient:
             raise ShiraError(
                 "values.grad was replaced since the step was captured; change it in place, or set "
                 "it to None"
@@ -72,4 +138,57 @@ class CapturedPass:
     def _run(self) -> Tensor:
         loss = self._function(**self._inputs)
         loss.backward()
+        self._then()
         return loss.detach()
+
+    def _warmed_up(self) -> tuple[Tensor, Tensor]:
+        """The loss and the gradient of a pass that is launched as ever, after a few of them."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            for _ in range(_WARMUPS):
+                self._gradient.zero_()
+                loss = self._run()
+            found = loss.clone(), self._gradient.clone()
+        current.wait_stream(self._stream)
+        return found
+
+    def _captured(self) -> Tensor:
+        try:
+            with (
+                # A capture that fails does not leave its stream by itself.
+                torch.cuda.stream(torch.cuda.current_stream()),
+                _nothing_collected(),
+                torch.cuda.graph(self._graph, pool=self._pool, stream=self._stream),
+            ):
+                return self._run()
+        except RuntimeError as error:
+            # The end of a failed capture raises, too, and knows less.
+            reason = str(error.__context__ or error).splitlines()[0]
+            raise CaptureError(f"CUDA could not capture this step: {reason}") from error
+
+    def _check(self, loss: Tensor, gradient: Tensor) -> None:
+        """Raise where a replay gives another loss or gradient than the pass that was launched."""
+        self._gradient.zero_()
+        self._graph.replay()
+        pairs = ((self._loss, loss), (self._gradient, gradient))
+        off = torch.stack([(found - known).norm() / known.norm() for found, known in pairs])
+        # A diverged or idle network has no number here: that is for the training to find.
+        if bool((off > _TOLERANCE).any()):
+            shares = ", ".join(f"{share:.1%}" for share in off.tolist())
+            raise CaptureError(
+                f"the captured step gives other numbers: its loss and gradient are off by {shares}"
+            )
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Keep Python from freeing what the device holds in the block, which would end a capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

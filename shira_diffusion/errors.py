@@ -43,6 +43,10 @@ class BaseModelError(ShiraError):
     """A base model cannot be loaded from where the user said."""
 
 
+class CaptureError(ShiraError):
+    """A step could not be recorded as a CUDA graph; it can be launched as ever."""
+
+
 def nearest(name: str, known: Collection[str], *, most: int = 3) -> str:
     """The known names most like `name`, or the first ones, as words for the end of a message."""
     if not known:

@@ -15,11 +15,13 @@ from shira_diffusion import AdapterSwitcher
 from shira_diffusion.errors import SettingError, ShiraError
 from shira_diffusion.residency import Residency
 from shira_diffusion.schedule import StepCallback, scheduled
+from shira_diffusion.words import Lexicon
 from studio.base import describe
 from studio.errors import MemoryShortageError
 from studio.infotext import AdapterUse, Record
 from studio.library import AdapterLibrary, Entry
 from studio.loaded import LoadedAdapters
+from studio.newwords import has_word, word_of, words_of
 from studio.preview import Preview, watch_prediction
 from studio.recipe import Recipe
 from studio.samplers import Samplers
@@ -68,6 +70,7 @@ class Engine:
         residency = Residency(host_bytes=HOST_BYTES, device_bytes=DEVICE_BYTES)
         self._switcher = AdapterSwitcher(pipe, residency)
         self._loaded = LoadedAdapters(self._switcher, library)
+        self._lexicon = Lexicon(pipe)
         self._lock = threading.Lock()
 
     def generate(
@@ -85,7 +88,8 @@ class Engine:
         entries = self.check(recipe)
         steps = Steps(recipe.steps, stop, on_step, self._preview)
         mixes = schedule(recipe.mix, recipe.timing)
-        with self._lock:
+        words = words_of(entries, recipe.mix)
+        with self._lock, self._lexicon.using(words):
             steps.raise_if_stopped()
             began = time.perf_counter()
             hashes = self._loaded.bring(entries)
@@ -118,7 +122,9 @@ class Engine:
                 f"{self.base.name} cannot make {recipe.width} x {recipe.height} px; "
                 f"it makes {known}."
             )
-        return {name: self.library.find(name) for name in recipe.mix}
+        entries = {name: self.library.find(name) for name in recipe.mix}
+        self._lexicon.check(words_of(entries, recipe.mix))
+        return entries
 
     def prepare(self, mix: Mapping[str, float], timing: Mapping[str, str]) -> None:
         """Load adapters that will soon be used together, unless the model is at work.
@@ -152,16 +158,22 @@ class Engine:
 
     def remarks(self, recipe: Recipe) -> tuple[str, ...]:
         """What its author should know of the prompt of `recipe`: cut short, unknown words."""
-        room = int(self._counter.model_max_length)
+        room, prompt = int(self._counter.model_max_length), recipe.prompt
+        mixed = [entry for entry in self.library.usable if entry.name in recipe.mix]
+        words = [word_of(entry) for entry in mixed if has_word(entry)]
+        for one in words:  # each of its embeddings is one piece, as "a" is
+            prompt = prompt.replace(one.word, " a" * len(one.tokens) + " ")
         with self._counting:
-            count = len(self._counter(recipe.prompt).input_ids)
+            count = len(self._counter(prompt).input_ids)
         too_long = (
             f"{self.base.name} reads about {room - 2} word pieces; "
             f"the last {count - room} of this prompt were left out."
         )
         remarks = [too_long] if count > room else []
         if self.base.vocabulary:
-            hint = self.base.vocabulary.hint(recipe.prompt, *self._trigger_words(recipe))
+            known = [one.word for one in words]
+            known += [word for entry in mixed for word in entry.info.trigger_words]
+            hint = self.base.vocabulary.hint(recipe.prompt, known, self._shelved())
             remarks += [hint] if hint else []
         return tuple(remarks)
 
@@ -190,8 +202,7 @@ class Engine:
         image: Image.Image = output.images[0]
         return image
 
-    def _trigger_words(self, recipe: Recipe) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-        """The trigger words of the recipe's mix, and those of every SHiRA adapter by title."""
+    def _shelved(self) -> dict[str, tuple[str, ...]]:
+        """The trigger words of every SHiRA adapter by its title."""
         usable = self.library.usable
-        mixed = [word for e in usable if e.name in recipe.mix for word in e.info.trigger_words]
-        return mixed, {e.title: e.info.trigger_words for e in usable if not e.is_twin}
+        return {entry.title: entry.info.trigger_words for entry in usable if not entry.is_twin}

@@ -16,6 +16,13 @@ CARD_FILE = "card.md"
 THUMBNAIL_FILE = "thumbnail.png"
 TWIN_ENDING = "-lora"
 LORA = "lora"
+_METHODS = {
+    "shira": "SHiRA",
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "symlora": "SymLoRA",
+    "shira-dora": "SHiRA-DoRA",
+}
 KINDS = ("style", "concept")
 MAX_CARD = 64 * 1024
 
@@ -194,6 +201,11 @@ class AdapterLibrary:
             raise BrokenAdapterError(
                 f"The adapter {entry.name!r} cannot be used: {problem}"
             ) from error
+
+
+def method_name(method: str) -> str:
+    """What people call a method; as it is written where it is none of ours."""
+    return _METHODS.get(method, method)
 
 
 def _is_adapter_folder(path: Path) -> bool:

@@ -1,25 +1,49 @@
-"""Words of their own that adapters taught the text encoders, which the studio does not load."""
+"""Words of their own that adapters taught the text encoders: found on disk, spoken with them."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 
 from shira_diffusion.cards import EMBEDDINGS
-from studio.library import AdapterLibrary, Entry
+from shira_diffusion.errors import ShiraError
+from shira_diffusion.words import NewWord, read_word
+from studio.errors import BrokenAdapterError
+from studio.library import Entry
 
 
-def new_word(entry: Entry) -> str:
-    """The word whose embeddings lie beside the adapter; empty where there are none."""
-    if not (entry.folder / EMBEDDINGS).is_file():
-        return ""
-    return entry.info.training.get("new_token", "") or "a word of its own"
+def has_word(entry: Entry) -> bool:
+    """Whether embeddings of a word lie beside the adapter."""
+    return (entry.folder / EMBEDDINGS).is_file()
 
 
-def unloaded(library: AdapterLibrary, names: Iterable[str]) -> list[str]:
-    """A remark for each of these adapters that has a new word."""
-    entries = (entry for entry in library.usable if entry.name in set(names))
-    return [
-        f"{entry.title} has taught the text encoders {word}. The studio does not load its "
-        f"{EMBEDDINGS}, so its pictures here are not what it was trained for; its card says how "
-        "diffusers loads it."
-        for entry in entries
-        if (word := new_word(entry))
-    ]
+def word_of(entry: Entry) -> NewWord:
+    """The word that an adapter brings; raises `BrokenAdapterError` where it cannot be read."""
+    path = entry.folder / EMBEDDINGS
+    try:
+        stat = path.stat()
+        stated = entry.info.training.get("new_token", "")
+        return _read(path, stated, entry.name, stat.st_mtime_ns, stat.st_size)
+    except (ShiraError, OSError) as error:
+        words = str(error).replace(str(path), EMBEDDINGS)
+        raise BrokenAdapterError(
+            f"The adapter {entry.name!r} cannot be used with its new word: {words}. Without "
+            f"{EMBEDDINGS} in its folder it can be used without the word."
+        ) from error
+
+
+def words_of(entries: Mapping[str, Entry], mix: Mapping[str, float]) -> list[NewWord]:
+    """The words of those adapters of a mix that have one and are not at strength 0."""
+    return [word_of(entry) for name, entry in entries.items() if mix.get(name) and has_word(entry)]
+
+
+def told(entry: Entry) -> str:
+    """The adapter's word for people, or what is wrong with it; empty where it has none."""
+    try:
+        return word_of(entry).word if has_word(entry) else ""
+    except BrokenAdapterError as error:
+        return str(error)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, word: str, owner: str, _modified_ns: int, _size: int) -> NewWord:
+    return read_word(path, word, owner)

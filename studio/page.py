@@ -20,7 +20,6 @@ UPLOAD = "2gb"
 """How large a file may be that is sent here; what is inside is checked by those who take it."""
 
 TABS = {
-    "Blend": blend.build,
     "Compare": compare.build,
     "Train": train.build,
     "Library": library.build,
@@ -31,9 +30,12 @@ def build_page(studio: Studio) -> gr.Blocks:
     """Lay out everything."""
     with gr.Blocks(title="SHiRA Studio", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(fragments.header(studio.engine.base), apply_default_css=False)
+        kept = blend.kept_in_browser()
         with gr.Tabs():
             with gr.Tab("Generate", id="generate") as first:
                 generate.build(studio, page, first)
+            with gr.Tab("Blend", id="blend") as second:
+                blend.build(studio, page, second, kept)
             for title, build in TABS.items():
                 with gr.Tab(title, id=title.lower()) as tab:
                     build(studio, tab)

@@ -9,6 +9,7 @@ from shira_diffusion.components import component_modules
 from shira_diffusion.errors import SettingError
 from shira_diffusion.fingerprint import fingerprint
 from studio import making
+from studio.blends import runner as fusing
 from studio.blends.drafts import Drafts
 from studio.engine import Engine
 from studio.grids import runner
@@ -32,7 +33,8 @@ DEFAULT_MACHINE = Machine()
 class Studio:
     """One engine, the adapters it may use, the folder its pictures go to, the jobs in line.
 
-    Close it at the end. `state` is the one folder below `outputs` that is never served.
+    `worker` runs what uses the model, `bench` what does not. Close it at the end. `state` is the
+    one folder below `outputs` that is never served.
     """
 
     engine: Engine
@@ -44,13 +46,19 @@ class Studio:
     state: Path
     jobs: JobStore
     worker: Worker
+    bench: Worker
     shelf: Shelf
     workshop: Workshop
+
+    def worker_of(self, kind: str) -> Worker:
+        """Who runs jobs of this kind."""
+        return self.bench if kind == fusing.KIND else self.worker
 
     def close(self) -> None:
         """End the work at the next step and let go of the outputs folder."""
         self.workshop.keeper.close()
         self.worker.close()
+        self.bench.close()
         self.jobs.close()
 
 
@@ -74,6 +82,7 @@ def open_studio(
         raise
     threading.Thread(target=engine.load_ahead, name="studio-load-ahead", daemon=True).start()
     store, grids = PictureStore(pictures), GridStore(comparisons)
+    drafts = Drafts(state / "blends", engine.library)
     runners: dict[str, Runner] = {
         making.KIND: making.PictureRunner(engine, store),
         runner.KIND: runner.GridRunner(engine, grids, emoji.beside(Path(base).expanduser())),
@@ -83,11 +92,12 @@ def open_studio(
         library=engine.library,
         pictures=store,
         grids=grids,
-        drafts=Drafts(state / "blends", engine.library),
+        drafts=drafts,
         outputs=outputs,
         state=state,
         jobs=jobs,
         worker=Worker(jobs, runners),
+        bench=Worker(jobs, {fusing.KIND: fusing.BlendRunner(engine.library, drafts)}),
         shelf=Shelf.of(engine.library, weights, outputs),
         workshop=open_workshop(base, engine.library, outputs, machine.device),
     )

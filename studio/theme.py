@@ -73,6 +73,7 @@ def theme() -> gr.themes.Base:
         button_cancel_background_fill_dark="#a84a3f",
         button_cancel_background_fill_hover_dark="#c05a4e",
         button_cancel_text_color="white",
+        checkbox_border_color_dark="*neutral_500",
         slider_color="*primary_500",
         slider_color_dark="*primary_400",
     )

@@ -104,20 +104,28 @@ def stop_grid(page: Page) -> int:
 
 def test_a_stopped_grid_is_there_after_a_reload_and_goes_on(page: Page) -> None:
     begin_long_grid(page)
-    made = stop_grid(page)
+    before = stop_grid(page)
     page.get_by_text("places are filled and kept").wait_for()
-    assert 1 <= made < 144
+    assert 1 <= before < 144
     first = page.locator("#grid img").first.get_attribute("src")
     page.reload()
     page.locator(".rack-card").first.wait_for()
     open_tab(page, "Compare")
     page.locator("#compare-earlier input").click()
-    page.get_by_role("option", name=f"{made} of 144 so far").first.click()
-    expect(page.locator("#grid img")).to_have_count(made)
+    page.get_by_role("option", name=f"{before} of 144 so far").first.click()
+    expect(page.locator("#grid img")).to_have_count(before)
     assert page.locator("#grid img").first.get_attribute("src") == first
     page.locator("#compare-resume").click()
-    page.locator("#grid img").nth(made).wait_for(timeout=JOB_MS)
-    assert stop_grid(page) > made
+    page.locator("#grid img").nth(before).wait_for(timeout=JOB_MS)
+    made = stop_grid(page)
+    assert made > before
+    page.locator("#compare-delete").click()
+    page.locator("#compare-trash").get_by_text("was deleted").wait_for()
+    expect(page.locator("#grid")).to_contain_text("One seed, many pictures")
+    expect(page.locator("#compare-resume")).not_to_be_visible()
+    page.locator("#compare-trash").get_by_text("Undo").click()
+    expect(page.locator("#grid img")).to_have_count(made)
+    page.locator("#compare-resume").wait_for()
 
 
 def test_a_page_that_comes_back_finds_the_grid_at_work(browser: Browser, address: str) -> None:
@@ -142,7 +150,7 @@ def test_a_blend_is_made_tried_and_kept(page: Page, adapters: Path) -> None:
     expect(page.locator("#blend-strength-3")).to_contain_text("lonely")
     page.locator("#blend-meeting").get_by_text("TIES").last.click()
     page.locator("#blend-start").click()
-    page.locator("#blend-heat .heat").wait_for(timeout=JOB_MS)
+    page.locator("#blend-heat figure").wait_for(timeout=JOB_MS)
     expect(page.locator("#blend-outcome")).to_contain_text("ties", ignore_case=True)
     expect(page.locator("#blend-report tbody th")).to_have_text(
         ["Ink and Robot", "Ink and lonely", "Robot and lonely"]
@@ -171,6 +179,43 @@ def test_a_blend_is_made_tried_and_kept(page: Page, adapters: Path) -> None:
     assert entry.thumbnail.is_file()
 
 
+def test_a_blend_and_its_trial_come_back_with_the_page(page: Page) -> None:
+    open_tab(page, "Blend")
+    page.locator("#blend-strength-2").get_by_label("number input").fill("0.5")
+    page.locator("#blend-strength-2").get_by_label("number input").press("Tab")
+    page.locator("#blend-meeting").get_by_text("Mean").last.click()
+    page.locator("#blend-thinning").get_by_text("DARE").last.click()
+    page.locator("#blend-start").click()
+    page.locator("#blend-heat figure").wait_for(timeout=JOB_MS)
+    page.locator("#blend-prompt textarea").fill("a castle, ink style")
+    set_steps(page, 100)
+    page.locator("#blend-try-start").click()
+    page.locator("#blend-grid img").first.wait_for(timeout=JOB_MS)
+    page.reload()
+    page.locator(".rack-card").first.wait_for()
+    open_tab(page, "Blend")
+    expect(page.locator("#blend-strength-2").get_by_label("number input")).to_have_value("0.5")
+    expect(page.locator("#blend-strength-2")).to_contain_text("Robot")
+    expect(page.locator("#blend-strength-3")).not_to_be_visible()
+    expect(page.get_by_role("radio", name="Mean")).to_be_checked()
+    expect(page.locator("#blend-keep").get_by_label("number input")).to_have_value("50")
+    expect(page.locator("#blend-outcome")).to_contain_text("DARE: 50 % of each at random")
+    expect(page.locator("#blend-heat figcaption")).to_contain_text("Overlap in % of Ink and Robot")
+    expect(page.locator("#blend-title input, #blend-title textarea")).to_have_value("Ink + Robot")
+    expect(page.locator("#blend-prompt textarea")).to_have_value("a castle, ink style")
+    # The trial goes on, or has come to its end: the pictures are there either way.
+    expect(page.locator("#blend-grid img")).to_have_count(3, timeout=JOB_MS)
+    expect(page.locator("#blend-slider img")).to_have_count(2)
+    page.locator("#blend-try-start").wait_for(timeout=JOB_MS)
+    page.locator("#blend-beside").get_by_text("Base").last.click()
+    expect(page.locator("#blend-slider")).to_contain_text("Base (left), blend (right)")
+    # Another blend has no trial yet.
+    page.locator("#blend-meeting").get_by_text("Sum").last.click()
+    page.locator("#blend-start").click()
+    expect(page.locator("#blend-grid")).to_contain_text("The same words, seed and noise")
+    expect(page.locator("#blend-slider img")).to_have_count(0)
+
+
 def test_a_blend_of_one_is_refused_in_words(page: Page) -> None:
     open_tab(page, "Blend")
     page.locator("#blend-adapters").get_by_role("button").first.click()
@@ -183,7 +228,7 @@ def test_a_blend_of_one_is_refused_in_words(page: Page) -> None:
 def test_a_phone_wide_window_does_not_scroll_sideways(page: Page) -> None:
     open_tab(page, "Blend")
     page.locator("#blend-start").click()
-    page.locator("#blend-heat .heat").wait_for(timeout=JOB_MS)
+    page.locator("#blend-heat figure").wait_for(timeout=JOB_MS)
     assert overflow(page) <= 0
     open_tab(page, "Compare")
     page.locator("#compare-prompt textarea").fill("a castle")

@@ -102,10 +102,39 @@ def test_import_edit_download_delete_undo(page: Page, place: Path) -> None:
     page.reload()
     page.locator(".rack-card").first.wait_for()
     go_to(page, "Library")
-    page.locator(".shelf-bin summary").click()
+    page.locator(".shelf .binned summary").click()
     page.get_by_text("Bring back").click()
     expect(page.locator(".leaf-head h3")).to_have_text("Gift of <b>ink</b>")
     assert saved.is_file()
+
+
+def test_an_image_set_is_deleted_and_comes_back(page: Page) -> None:
+    go_to(page, "Train")
+    sets = page.locator("#train-set input")
+    for number in range(2):
+        page.locator("#train-example input").click()
+        page.get_by_role("option", name="cactus").click()
+        # One choice makes one set, and the same can be chosen again.
+        expect(page.locator(".caption")).to_have_count(7)
+        page.wait_for_timeout(800)
+        assert sets.is_visible() == bool(number)
+    sets.click()
+    expect(page.get_by_role("option")).to_have_count(2)
+    page.keyboard.press("Escape")
+    page.locator(".caption textarea").first.fill("a cactus of mine")
+    page.locator(".caption textarea").first.press("Tab")
+    page.wait_for_timeout(500)
+    page.locator("#train-delete-set").click()
+    page.locator("#sets-trash").get_by_text("was deleted").wait_for()
+    expect(sets).not_to_be_visible()
+    expect(page.locator(".caption textarea").first).not_to_have_value("a cactus of mine")
+    page.reload()
+    page.locator(".rack-card").first.wait_for()
+    go_to(page, "Train")
+    page.locator("#sets-trash summary").click()
+    page.locator("#sets-trash").get_by_text("Bring back").click()
+    expect(page.locator(".caption textarea").first).to_have_value("a cactus of mine")
+    expect(page.locator("#sets-trash")).not_to_be_visible()
 
 
 @pytest.mark.parametrize("page", [390], indirect=True)

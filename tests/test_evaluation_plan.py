@@ -121,7 +121,7 @@ def keys(file: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("steps = 2\nseeds", "steps = 3\nseeds"), ("[questions]", "guidance = 3.0\n[questions]")],
+    [("steps = 2\nseeds", "steps = 3\nseeds"), ("[questions]", "guidance = 4.0\n[questions]")],
 )
 def test_other_sampling_makes_every_picture_another_one(tmp_path: Path, old: str, new: str) -> None:
     file = write_plan(tmp_path, tmp_path)
@@ -148,6 +148,30 @@ def test_other_images_make_pictures_with_their_adapter_others(tmp_path: Path) ->
     before = keys(file)
     file.write_text(file.read_text().replace("/robot", "/others"))
     assert before & keys(file) == style_alone
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ('new_token = "<ink>"', "[recipes.new] for a style: new_token = <ink>: a new word's"),
+        ("lerning = 1.0", "[recipes.new] for a concept: lerning=1.0: there is no setting lerning"),
+        ('concept = { steps = "no" }', "[recipes.new] for a concept: steps=no: steps = "),
+    ],
+)
+def test_what_the_trainer_would_refuse_is_refused_at_once(
+    tmp_path: Path, settings: str, fault: str
+) -> None:
+    file = write_plan(tmp_path, tmp_path, f'[recipes.new]\nmethod = "shira"\n{settings}\n')
+    with pytest.raises(PlanError) as caught:
+        read_plan(file)
+    assert fault in str(caught.value)
+
+
+def test_a_preset_with_a_new_word_is_refused(tmp_path: Path) -> None:
+    file = write_plan(tmp_path, tmp_path)
+    (tmp_path / "preset.toml").write_text('new_token = "<ink>"\n')
+    with pytest.raises(PlanError, match="new_token = <ink>"):
+        read_plan(file)
 
 
 def test_all_faults_are_reported_together(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Workers: every device gets its share, and a GPU's processes see that GPU alone."""
 
 import os
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
 
 from evaluation.bench import Bench
+from evaluation.errors import EvaluationError
 from evaluation.pool import Processes, _visible
 
 
@@ -17,6 +19,10 @@ def surroundings(bench: Bench) -> tuple[int, str, str | None, str]:
 
 def refuse(bench: Bench) -> None:
     raise ValueError("no")
+
+
+def die(_: Bench) -> None:
+    os._exit(9)
 
 
 def test_workers_share_the_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +49,14 @@ def test_a_gpu_is_counted_among_the_visible_ones(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", known)
     assert _visible(index) == expected
+
+
+def test_workers_that_die_are_replaced_for_a_while(tmp_path: Path) -> None:
+    with Processes(2, ["cpu"], tmp_path, None) as crew:
+        for _ in range(4):
+            with pytest.raises(BrokenExecutor):
+                crew.submit(die).result()
+            if _ < 3:
+                assert crew.submit(surroundings).result()[1] == "cpu"
+        with pytest.raises(EvaluationError, match="fewer --workers"):
+            crew.submit(surroundings)

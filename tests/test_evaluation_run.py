@@ -1,20 +1,31 @@
 """Plans carried out on the toy base: real training, drawing and judging, on the CPU."""
 
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from evaluation_toys import write_plan
 
 from evaluation.__main__ import main
-from evaluation.bench import Bench
-from evaluation.carry_out import Place, Progress, carry_out
+from evaluation.bench import Bench, _encoded, _in_batches
+from evaluation.board import Place, Progress
+from evaluation.carry_out import carry_out
+from evaluation.command import FAILED, UNFINISHED
 from evaluation.drawings import all_drawings
+from evaluation.pieces import Draw
 from evaluation.plan import Plan
 from evaluation.plan_file import read_plan
 from evaluation.pool import Alone
 from evaluation.records import Lines
+from evaluation.training_run import config_of
 from evaluation.trainings import all_trainings
 from shira_diffusion import Adapter
 
@@ -41,10 +52,12 @@ density = 0.3
 disjoint = true
 """
 
+COSTS = {"values": 1, "bytes": 1, "seconds": 1.0}
 
-def run(plan: Plan, folder: Path, until: float = 1e9) -> Progress:
+
+def run(plan: Plan, folder: Path, until: float = 1e9, device: str = "cpu") -> Progress:
     place = Place(folder / "run", folder / "work")
-    return carry_out(plan, place, Alone(Bench(place.work, "cpu", place.pictures)), until=until)
+    return carry_out(plan, place, Alone(Bench(place.work, device, place.pictures)), until=until)
 
 
 def lines(folder: Path, name: str = "records.jsonl") -> list[dict[str, Any]]:
@@ -80,6 +93,32 @@ def test_every_adapter_is_listed_with_what_it_costs(done: Path) -> None:
             assert line["values"] == Adapter.load(file).nnz
 
 
+def test_what_a_training_warns_of_is_in_its_line(tmp_path: Path, toy_base: Path) -> None:
+    plan = read_plan(write_plan(tmp_path, toy_base))
+    (tmp_path / "robot" / "scan.heic").touch()
+    run(plan, tmp_path)
+    for line in lines(tmp_path / "run", "adapters.jsonl"):
+        warned = any("scan.heic" in warning for warning in line.get("warnings", []))
+        assert warned == (line["subject"] == "robot")
+
+
+def test_one_ctrl_c_ends_the_command(tmp_path: Path, toy_base: Path) -> None:
+    file = write_plan(tmp_path, toy_base)
+    (tmp_path / "preset.toml").write_text("steps = 99999\nbatch = 1\n")
+
+    def press() -> None:
+        while not any(
+            '"step"' in log.read_text() for log in tmp_path.glob("work/trained/*/*.jsonl")
+        ):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    place = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([str(file), *place]) == 130
+    assert not (tmp_path / "run" / "failures.jsonl").exists()
+
+
 def test_a_finished_plan_does_nothing_again(done: Path) -> None:
     records = (done / "run" / "records.jsonl").read_bytes()
     adapters = (done / "run" / "adapters.jsonl").read_bytes()
@@ -105,6 +144,26 @@ def test_pictures_depend_on_seed_and_mix_alone(done: Path, toy_base: Path) -> No
     assert bench.draw(drawing) == bench.draw(drawing)
 
 
+def test_each_prompt_is_encoded_as_the_pipeline_would(toy_pipe: StableDiffusionXLPipeline) -> None:
+    prompts = ["a castle", "a happy robot", "a castle", "a castle"]
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds")
+    for guidance in (3.0, 1.0):
+        found = _encoded(toy_pipe, prompts, guidance)
+        known = toy_pipe.encode_prompt(prompts, do_classifier_free_guidance=guidance > 1)
+        assert len(found) == len(known) == 4
+        for name, expected in zip((*names, "negative_pooled_prompt_embeds"), known, strict=True):
+            torch.testing.assert_close(found[name], expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "sizes"), [(0, 4, []), (4, 4, [4]), (5, 4, [2, 3]), (240, 96, [80, 80, 80])]
+)
+def test_batches_are_about_as_large(count: int, most: int, sizes: list[int]) -> None:
+    parts = _in_batches(range(count), most)
+    assert [len(part) for part in parts] == sizes
+    assert [one for part in parts for one in part] == list(range(count))
+
+
 def test_the_base_is_left_as_it_was(done: Path) -> None:
     plan = read_plan(done / "plan.toml")
     bench = Bench(done / "work", "cpu")
@@ -125,15 +184,78 @@ def test_no_time_means_nothing_is_begun(tmp_path: Path, toy_base: Path) -> None:
     assert not progress.finished
 
 
+def with_a_failing_lora(folder: Path, base: Path) -> Path:
+    file = write_plan(folder, base, '[recipes.after]\nlike = "lora"\nlr = 1e-2\n')
+    failing = 'method = "lora"\nlr = 1e30\nclip = 0.0'
+    file.write_text(file.read_text().replace('method = "lora"', failing))
+    return file
+
+
 def test_an_adapter_that_fails_holds_up_only_its_own(tmp_path: Path, toy_base: Path) -> None:
-    file = write_plan(tmp_path, toy_base)
-    text = file.read_text()
-    file.write_text(text.replace('method = "lora"', 'method = "lora"\nlr = 1e30\nclip = 0.0'))
-    progress = run(read_plan(file), tmp_path)
-    assert progress.trained == 2
+    progress = run(read_plan(with_a_failing_lora(tmp_path, toy_base)), tmp_path)
+    assert (progress.trained, progress.trainings) == (4, 6)
     assert len(progress.failures) == 2
     assert all("lower lr" in failure for failure in progress.failures)
-    assert progress.drawn == 4  # the base, shira alone twice and together
+    assert progress.drawn == 7  # the base, shira and the other lora alone twice and together
+    assert progress.left == 0
+    assert not progress.finished
+
+
+def test_the_command_reports_what_failed_and_goes_on_when_it_is_mended(
+    tmp_path: Path, toy_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = with_a_failing_lora(tmp_path, toy_base)
+    place = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([str(file), *place, "--until", "0"]) == UNFINISHED
+    assert main([str(file), *place]) == FAILED
+    assert "failed: robot-lora-0-" in capsys.readouterr().out
+    page = tmp_path / "run" / "report" / "index.html"
+    table = page.with_name("table.md")
+    assert "<li>robot-lora-0-" in page.read_text()
+    assert table.read_text().count("- failed: ") == 2
+    # Something else stands in an adapter's way, which then goes.
+    name = next(t.name for t in all_trainings(read_plan(file)) if t.recipe.name == "lora")
+    Lines(tmp_path / "run" / "adapters.jsonl").append([{"name": name, "recipe": "lora"} | COSTS])
+    assert main(["report", str(tmp_path / "run"), "--out", str(page.parent)]) == 0
+    assert table.read_text().count("- failed: ") == 1
+
+
+def test_what_needs_a_failed_adapter_is_not_waited_for(tmp_path: Path, toy_base: Path) -> None:
+    """Concepts keep off the styles' entries, and no style can be trained."""
+    recipe = 'method = "shira"\ndensity = 0.1\ndisjoint = true\n'
+    file = write_plan(tmp_path, toy_base, f"[recipes.apart]\n{recipe}style = {{ lr = 1e30 }}\n")
+    text = file.read_text().replace("lr = 1e30", "lr = 1e30, clip = 0.0")
+    file.write_text(text)
+    progress = run(read_plan(file), tmp_path)
+    assert (progress.trained, len(progress.failures), progress.left) == (4, 1, 0)
+
+
+class Mortal:
+    """Works here, but its process dies at the first of every drawing, and of one always."""
+
+    size = 1
+
+    def __init__(self, bench: Bench, doomed: str) -> None:
+        self._alone = Alone(bench)
+        self._doomed = doomed
+        self._seen: set[str] = set()
+
+    def submit(self, work: Any) -> Future[Any]:
+        if isinstance(work, Draw) and (work.key not in self._seen or work.key == self._doomed):
+            self._seen.add(work.key)
+            future: Future[Any] = Future()
+            future.set_exception(BrokenProcessPool())
+            return future
+        return self._alone.submit(work)
+
+
+def test_what_dies_with_its_worker_is_begun_anew(done: Path, tmp_path: Path) -> None:
+    plan = read_plan(done / "plan.toml")
+    place = Place(tmp_path, done / "work")
+    doomed = next(all_drawings(plan)[3].every_key())
+    progress = carry_out(plan, place, Mortal(Bench(place.work, "cpu"), doomed))
+    assert (progress.drawn, progress.drawings) == (6, 7)
+    assert "died each time" in progress.failures[0]
 
 
 def test_every_way_of_training_is_drawn(tmp_path: Path, toy_base: Path) -> None:
@@ -155,6 +277,28 @@ def test_every_way_of_training_is_drawn(tmp_path: Path, toy_base: Path) -> None:
     )
     for name, delta in style.deltas.items():  # PEFT's masks are all the same
         assert delta.indices.tolist() == concept.deltas[name].indices.tolist()
+
+
+def test_graphs_are_for_cuda_and_what_it_can_capture(tmp_path: Path, toy_base: Path) -> None:
+    texts = '[recipes.texts]\nmethod = "shira"\ntrain_text_encoders = true\n'
+    plan = read_plan(write_plan(tmp_path, toy_base, KINDS + texts))
+    found = {
+        (training.recipe.name, device)
+        for training in all_trainings(plan)
+        for device in ("cpu", "cuda:0")
+        if config_of(training, tmp_path, tmp_path, device).cuda_graphs
+    }
+    names = set(plan.recipes) - {"peft-shira", "texts"}
+    assert found == {(name, "cuda:0") for name in names}
+
+
+@pytest.mark.gpu
+def test_every_way_of_training_is_captured(tmp_path: Path, toy_base: Path) -> None:
+    progress = run(read_plan(write_plan(tmp_path, toy_base, KINDS)), tmp_path, device="cuda")
+    assert progress.finished, progress.failures
+    assert [
+        one["warnings"] for one in lines(tmp_path / "run", "adapters.jsonl") if "warnings" in one
+    ] == []
 
 
 @pytest.mark.slow

@@ -193,7 +193,7 @@ STARTS = [
 ENDS = [
     ".lora_A.weight", ".lora_B.weight", ".lora_down.weight", ".lora_up.weight", ".alpha",
     ".dora_scale", ".lora_magnitude_vector", ".shira_weight", ".shira_indices", ".diff", ".diff_b",
-    ".gaps", ".values", ".weight", ".in_proj_weight", ".in_proj_bias", "", ".x",
+    ".gaps", ".skips", ".values", ".weight", ".in_proj_weight", ".in_proj_bias", "", ".x",
 ]  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats() | st.text(max_size=4),
@@ -222,7 +222,7 @@ METADATA = st.dictionaries(
             "modelspec.trigger_phrase",
         ]
     ),
-    st.sampled_from(["1", "2", "", "{", '{"name": "a"}']) | JSON.map(json.dumps),
+    st.sampled_from(["1", "2", "3", "", "{", '{"name": "a"}']) | JSON.map(json.dumps),
     max_size=4,
 )
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from shira_diffusion import Adapter, AdapterInfo, modelspec
 from shira_diffusion.cli import main
 from shira_diffusion.errors import SettingError
-from shira_diffusion.formats import container, lora
+from shira_diffusion.formats import checksum, lora
 from shira_diffusion.relabel import relabel
 
 ROOT = Path(__file__).parent.parent
@@ -218,4 +218,4 @@ def test_tag_blesses_no_damaged_file(
     (tmp_path / "broken.safetensors").write_bytes(data)
     assert tag(tmp_path / "broken.safetensors", "--title", "x") == 1
     assert "damaged" in capsys.readouterr().err
-    assert container.CHECKSUM_KEY in stated(ROBOT)
+    assert checksum.SHA256 in stated(ROBOT)

@@ -294,13 +294,15 @@ def forged(
         "shira.version": version,
         "shira.info": '{"name": "forged"}',
         "shira.shapes": '{"w": [4, 5]}',
-        "shira.layout": '{"fp16": {"w": [[4, 5], 2, 2]}}',
+        "shira.layout": '{"fp16": {"w": [[4, 5], 2]}}',
         **{f"shira.{key}": value for key, value in metadata.items()},
     }
     good = {
         f"{start}.gaps": torch.tensor([0, 3], dtype=torch.uint8),
         f"{start}.values": torch.ones(2, dtype=torch.float16),
     }
+    if start == "fp16":
+        good["fp16.skips"] = torch.empty(0, dtype=torch.uint8)
     kept = {key: value for key, value in stated.items() if value is not None}
     container.write(path, good if tensors is None else tensors, kept)
     return path
@@ -336,20 +338,21 @@ def in_layout(leaf: str) -> dict[str, str]:
         ({"layout": None}, "JSON"),
         ({"layout": "3"}, "not a JSON object"),
         ({"layout": '{"fp16": {"w": ' * 900 + "1" + "}" * 1800}, "JSON|no shape"),
-        ({"layout": '{"fp16": {"a": {"b": [[1],0,0]}, "a.b": [[1],0,0]}}'}, "twice"),
+        ({"layout": '{"fp16": {"a": {"b": [[1],0]}, "a.b": [[1],0]}}'}, "twice"),
         ({"layout": '{"fp16": 3}'}, "no shape"),
-        (in_layout("[[4, 5], 2]"), "no shape"),
-        (in_layout("[[1000000000, 1000000000, 1000000000], 2, 2]"), "impossible shape"),
-        (in_layout("[[-4, -5], 2, 2]"), "impossible shape"),
-        (in_layout("[[4, true], 2, 2]"), "impossible shape"),
-        (in_layout('["45", 2, 2]'), "impossible shape"),
-        (in_layout("[[4, 5], -2, 2]"), "impossible sizes"),
-        (in_layout("[[4, 5], 2.0, 2]"), "impossible sizes"),
-        (in_layout("[[4, 5], 3, 2]"), "speaks of 3 entries in 2 bytes"),
-        (in_layout("[[4, 5], 2, 200000000000]"), "speaks of"),
-        (in_layout("[[2, 2], 2, 2]"), "'w': the gap code reaches entry 4 of a weight with 4"),
-        (in_layout("[[0], 2, 2]"), "reaches entry"),
-        ({"layout": '{"fp16": {"w": [[9], 1, 2], "v": [[9], 1, 0]}}'}, "marks 0 entries"),
+        (in_layout("[[4, 5]]"), "no shape"),
+        (in_layout("[[4, 5], 2, 2]"), "no shape"),
+        (in_layout("[[1000000000, 1000000000, 1000000000], 2]"), "impossible shape"),
+        (in_layout("[[-4, -5], 2]"), "impossible shape"),
+        (in_layout("[[4, true], 2]"), "impossible shape"),
+        (in_layout('["45", 2]'), "impossible shape"),
+        (in_layout("[[4, 5], -2]"), "impossible number"),
+        (in_layout("[[4, 5], 2.0]"), "impossible number"),
+        (in_layout("[[4, 5], 3]"), "speaks of 3 entries, but there are 2 gaps and 2 values"),
+        (in_layout("[[4, 5], 200000000000]"), "speaks of"),
+        (in_layout("[[2, 2], 2]"), "'w': its gaps reach entry 4, but it has 4"),
+        (in_layout("[[0], 2]"), "reach entry"),
+        ({"layout": '{"fp16": {"v": [[9], 1], "w": [[3], 1]}}'}, "'w': its gaps reach entry 3"),
         ({"layout": '{"fp16": {}, "bf16": {}}'}, "'bf16.gaps' is missing"),
         ({"layout": '{"int8": {}}'}, "'fp16.gaps' belongs to no weight"),
     ],
@@ -404,7 +407,7 @@ CODE, VALUES = torch.tensor([0, 3], dtype=torch.uint8), torch.ones(2, dtype=torc
         (CODE[:1].clone(), VALUES, "speaks of|marks 1 entries"),
         (CODE, VALUES * math.nan, "'w': values hold NaN"),
         (CODE, VALUES * math.inf, "infinity"),
-        (torch.tensor([0, 19], dtype=torch.uint8), VALUES, "reaches entry 20"),
+        (torch.tensor([0, 19], dtype=torch.uint8), VALUES, "reach(es)? entry 20"),
         (torch.tensor([0, 1, 255], dtype=torch.uint8), VALUES, "skip|speaks of"),
     ],
 )
@@ -413,17 +416,43 @@ def test_wrong_tensors_are_refused(
 ) -> None:
     for version, start in (("1", "w"), ("2", "fp16")):
         tensors = {f"{start}.gaps": code, f"{start}.values": values}
+        if version == "2":
+            tensors["fp16.skips"] = torch.empty(0, dtype=torch.uint8)
         path = forged(tmp_path / "a", tensors, version=version)
         with pytest.raises(FormatError, match=fault):
             native.load(path)
 
 
+@pytest.mark.parametrize(
+    ("skips", "fault"),
+    [
+        (torch.tensor([2]), "'fp16' are not of their type"),
+        (torch.tensor([[0]], dtype=torch.uint8), "not flat"),
+        (torch.tensor([1], dtype=torch.uint8), "reach entry 260"),
+        (torch.tensor([2], dtype=torch.uint8), "belongs to entry 2, but there are 2"),
+        (torch.tensor([255], dtype=torch.uint8), "end in a step to none"),
+    ],
+)
+def test_wrong_skips_are_refused(tmp_path: Path, skips: torch.Tensor, fault: str) -> None:
+    tensors = {"fp16.gaps": CODE, "fp16.skips": skips, "fp16.values": VALUES}
+    with pytest.raises(FormatError, match=fault):
+        native.load(forged(tmp_path / "a", tensors))
+
+
 def test_a_claimed_size_allocates_nothing(tmp_path: Path) -> None:
     # 2^48 entries: any dense tensor of that shape would need a petabyte.
-    path = forged(tmp_path / "a", **in_layout("[[16777216, 16777216], 2, 2]"))
+    path = forged(tmp_path / "a", **in_layout("[[16777216, 16777216], 2]"))
     delta = native.load(path).deltas["w"]
     assert delta.indices.dtype == torch.int64
     assert delta.nnz == 2
+
+
+def test_what_was_read_does_not_follow_the_file(tmp_path: Path) -> None:
+    small().save(tmp_path / "a")
+    adapter = native.load(tmp_path / "a")
+    with (tmp_path / "a").open("r+b") as file:
+        file.write(b"\xff" * (tmp_path / "a").stat().st_size)
+    assert_equal(adapter, small())
 
 
 def test_a_lying_header_size_is_refused(tmp_path: Path) -> None:

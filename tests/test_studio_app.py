@@ -72,9 +72,12 @@ def generate(client: Client, **arguments: object) -> tuple[bytes, dict]:
         return image.tobytes(), record
 
 
-def test_only_the_five_endpoints_are_public(client: Client) -> None:
+def test_only_these_endpoints_are_public(client: Client) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(endpoints) == {"/generate", "/compare", "/adapters", "/jobs", "/cancel"}
+    names = {"/generate", "/compare", "/adapters", "/import", "/jobs", "/cancel"}
+    assert set(endpoints) == names
+    told = (ROOT / "docs" / "studio-api.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}(" in told for name in names)
 
 
 def test_adapters_are_listed_with_what_is_wrong(client: Client) -> None:
@@ -347,7 +350,7 @@ def test_an_mcp_client_finds_and_calls_the_endpoints(studio: Studio) -> None:
         tools, listed = asyncio.run(use())
     finally:
         page.close(verbose=False)
-    assert tools == {"generate", "compare", "adapters", "jobs", "cancel"}
+    assert tools == {"generate", "compare", "adapters", "import_adapter", "jobs", "cancel"}
     assert "ink style" in listed
 
 

@@ -1,9 +1,12 @@
 """Blends: made as the library fuses, measured pair by pair, tried as drafts, kept as adapters."""
 
+import asyncio
 import dataclasses
 import errno
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import gradio as gr
 import pytest
@@ -14,16 +17,21 @@ from studio_toys import load_base, make_studio, recipe
 from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, SparseDelta, fuse, metrics
 from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
 from studio.blends import blend as blends
-from studio.blends import trial
+from studio.blends import runner, trial
+from studio.blends.account import Account
 from studio.blends.blend import Blend, Meeting, Thinning, blended, load_parts
-from studio.blends.drafts import KEPT, Drafts
+from studio.blends.drafts import KEPT, Draft, Drafts
 from studio.blends.heatmap import MEASURES, block_of, heat_map, layer_of
 from studio.blends.interference import Measuring, Pair, measured
+from studio.following import wait
 from studio.grids.grid import fill
+from studio.jobs import Job, State
 from studio.library import AdapterLibrary
 from studio.loaded import LoadedAdapters
 from studio.service import Studio
-from studio.tabs.blending import BlendHandlers
+from studio.tabs.blending import UNCHANGED, BlendHandlers, Form, Made
+from studio.tabs.heatplot import heat_plot
+from studio.tabs.trying import TrialHandlers
 
 PARTS = {"ink": 1.0, "robot": 0.5}
 MARKUP = "<b>|bold|</b>"
@@ -39,6 +47,16 @@ def studio(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def adapters(studio: Studio) -> dict[str, Adapter]:
     return load_parts(studio.library, Blend(PARTS))
+
+
+def account(blend: Blend, made: Adapter, adapters: dict[str, Adapter]) -> Account:
+    pairs = [item for item in measured(adapters) if isinstance(item, Pair)]
+    return Account.of(blend, made, adapters, pairs)
+
+
+def keep_draft(studio: Studio, blend: Blend, adapters: dict[str, Adapter]) -> Draft:
+    made = blended(blend, adapters, name="blend")
+    return studio.drafts.keep(made, account(blend, made, adapters))
 
 
 def require_equal(made: Adapter, expected: Adapter) -> None:
@@ -107,7 +125,7 @@ def test_what_is_too_large_is_told_with_the_remedy(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blends, "MAX_ENTRIES", 10)
-    with pytest.raises(SettingError, match=r"ink-lora: a LoRA changes every entry.*twin"):
+    with pytest.raises(SettingError, match=r"ink-lora \(LoRA\) changes every entry.*SHiRA"):
         load_parts(studio.library, Blend({"ink-lora": 1.0, "robot": 1.0}))
     with pytest.raises(SettingError, match="Blend fewer"):
         load_parts(studio.library, Blend(PARTS))
@@ -187,7 +205,7 @@ def test_the_map_gathers_weights_by_block_and_layer() -> None:
 
 
 def test_a_trial_draws_base_sum_and_blend(studio: Studio, adapters: dict[str, Adapter]) -> None:
-    draft = studio.drafts.keep(blended(Blend(PARTS, Meeting.MEAN), adapters, name="blend"))
+    draft = keep_draft(studio, Blend(PARTS, Meeting.MEAN), adapters)
     plan = trial.plan(studio.library, recipe(), PARTS, draft.name, seeds=2)
     assert plan.rows == ("Seed 7", "Seed 8")
     name = studio.grids.begin(plan, studio.library)
@@ -202,7 +220,7 @@ def test_a_sum_at_strength_one_draws_what_the_mix_draws(
     studio: Studio, adapters: dict[str, Adapter]
 ) -> None:
     exact = dataclasses.replace(fuse.weighted_sum([(adapters["ink"], 1.0)], name="x"))
-    draft = studio.drafts.keep(exact)
+    draft = studio.drafts.keep(exact, account(Blend(PARTS), exact, adapters))
     alone = studio.engine.generate(recipe(mix={"ink": 1.0})).image.tobytes()
     assert studio.engine.generate(recipe(mix={draft.name: 1.0})).image.tobytes() == alone
 
@@ -211,7 +229,8 @@ def test_drafts_are_listed_nowhere_and_outlive_a_restart(
     studio: Studio, adapters: dict[str, Adapter], tmp_path: Path
 ) -> None:
     drafts = Drafts(tmp_path, studio.library)
-    made = [drafts.keep(adapters["ink"]) for _ in range(KEPT + 2)]
+    told = account(Blend(PARTS), adapters["ink"], adapters)
+    made = [drafts.keep(adapters["ink"], told) for _ in range(KEPT + 2)]
     assert len(list(tmp_path.iterdir())) == KEPT
     assert not any(entry.name.startswith("blend/") for entry in studio.library.rescan())
     with pytest.raises(SettingError, match="press Blend again"):
@@ -219,7 +238,9 @@ def test_drafts_are_listed_nowhere_and_outlive_a_restart(
     again = AdapterLibrary(studio.library.folder)
     with pytest.raises(UnknownAdapterError):
         again.find(made[-1].name)
-    assert Drafts(tmp_path, again).find(made[-1].name).entry.info.name == "ink"
+    found = Drafts(tmp_path, again)
+    assert found.find(made[-1].name).entry.info.name == "ink"
+    assert found.account(made[-1]) == told
 
 
 @pytest.mark.parametrize("name", ["", "blend/", "blend/..", "../ink", "blend/../../ink", "ink"])
@@ -232,7 +253,7 @@ def test_a_kept_blend_is_an_adapter_with_its_history(
     studio: Studio, adapters: dict[str, Adapter], tmp_path: Path
 ) -> None:
     made = blended(Blend(PARTS, Meeting.TIES), adapters, name="blend")
-    draft = studio.drafts.keep(made)
+    draft = studio.drafts.keep(made, account(Blend(PARTS, Meeting.TIES), made, adapters))
     picture = tmp_path / "picture.png"
     Image.new("RGB", (900, 900), "teal").save(picture)
     name = studio.drafts.publish(draft, f"My {MARKUP} blend", "ink style,  robot ", picture)
@@ -257,7 +278,7 @@ def test_a_draft_is_read_once(
     toy_base: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    draft = studio.drafts.keep(blended(Blend(PARTS), adapters, name="blend"))
+    draft = keep_draft(studio, Blend(PARTS), adapters)
     read: list[str] = []
     load = studio.library.load
     monkeypatch.setattr(studio.library, "load", lambda one: read.append(one.name) or load(one))
@@ -269,7 +290,7 @@ def test_a_draft_is_read_once(
 
 
 def test_a_damaged_draft_is_listed_nowhere(studio: Studio, adapters: dict[str, Adapter]) -> None:
-    draft = studio.drafts.keep(blended(Blend(PARTS), adapters, name="blend"))
+    draft = keep_draft(studio, Blend(PARTS), adapters)
     file = draft.entry.folder / "adapter.safetensors"
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 0xFF
@@ -287,7 +308,7 @@ def test_a_full_disk_is_told_when_a_blend_is_kept(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    draft = studio.drafts.keep(blended(Blend(PARTS), adapters, name="blend"))
+    draft = keep_draft(studio, Blend(PARTS), adapters)
     monkeypatch.setattr(Adapter, "save", fail)
     with pytest.raises(gr.Error, match="No space left"):
         BlendHandlers(studio).keep(draft.name, "", "Full", "")
@@ -301,3 +322,113 @@ def test_adapters_of_other_models_are_told_apart(adapters: dict[str, Adapter]) -
     )
     with pytest.raises(ShiraError, match="different"):
         blended(Blend({"ink": 1.0, "other": 1.0}), {**adapters, "other": other}, name="x")
+
+
+def test_the_plot_says_what_the_map_holds(adapters: dict[str, Adapter]) -> None:
+    shown = heat_map(list(metrics.meetings(adapters["ink"], adapters["robot"])), "Overlap")
+    figure = ElementTree.fromstring(heat_plot(shown, "Overlap", MARKUP))
+    titles = [node.text for node in figure.iter("title")]
+    assert titles == [
+        f"{block}, {layer}: {value * 100:.1f} %"
+        for layer, values in zip(shown.rows, shown.values, strict=True)
+        for block, value in zip(shown.columns, values, strict=True)
+        if value is not None
+    ]
+    assert not list(figure.iter("b"))
+    told = figure.find("svg").get("aria-label")
+    assert f"Overlap in % of {MARKUP}" in told
+    assert f"from {shown.lowest * 100:.1f} % (" in told
+    assert f"to {shown.highest * 100:.1f} % (" in told
+    shares = [node.get("style") for node in figure.iter("rect") if node.get("class") == "cell"]
+    assert {"--heat:0.000", "--heat:1.000"} <= set(shares)
+
+
+def test_a_map_of_one_value_or_none_can_be_drawn() -> None:
+    met = metrics.Meeting("unet.mid_block.attentions.0.to_q.weight", 1, 0, 4, 1.0, 0.5, 2.0)
+    one = ElementTree.fromstring(heat_plot(heat_map([met], "AWOR"), "AWOR", "a and b"))
+    assert "0.5 everywhere" in one.find("svg").get("aria-label")
+    assert [node.get("style") for node in one.iter("rect")] == ["--heat:1.000"]
+    none = ElementTree.fromstring(heat_plot(heat_map([], "AWOM"), "AWOM", "a and b"))
+    assert "no weight" in none.find("svg").get("aria-label")
+
+
+def finished(studio: Studio, blend: Blend) -> Job:
+    job = studio.bench.submit(runner.KIND, blend.plain())
+    return wait(studio.bench, job.id, 60).job
+
+
+def test_a_blend_is_a_job_and_its_draft_tells_all(
+    studio: Studio, adapters: dict[str, Adapter]
+) -> None:
+    blend = Blend(PARTS, Meeting.TIES, Thinning.LARGEST, keep=0.3, seed=4)
+    with studio.engine._lock:  # who draws does not hold it up
+        job = finished(studio, blend)
+    assert job.state == State.DONE
+    draft = studio.drafts.find(job.results[0])
+    made = blended(blend, adapters, name="blend")
+    require_equal(studio.library.load(draft.entry), made)
+    assert studio.drafts.account(draft) == account(blend, made, adapters)
+    form = Form.read(*BlendHandlers(studio).open_page(job.id)[:-1])
+    assert form.names["value"] == ["ink", "robot"]
+    assert [one.get("value") for one in form.strengths[:3]] == [1.0, 0.5, None]
+    assert (form.meeting, form.thinning, form.keep["value"], form.seed) == (
+        "ties", "largest", 30.0, 4,
+    )  # fmt: skip
+
+
+def shown_of(studio: Studio, job: str) -> Made:
+    async def last() -> tuple[object, ...]:
+        async for values in BlendHandlers(studio).follow(job, "Overlap"):
+            seen = values
+        return seen
+
+    return Made(*asyncio.run(last())[: len(Made._fields)])
+
+
+def test_a_page_that_comes_back_shows_the_blend_or_why_there_is_none(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = shown_of(studio, finished(studio, Blend(PARTS)).id)
+    assert "Ink and Robot" in made.report
+    assert (made.title, made.triggers) == ("Ink + Robot", "ink style, sks robot")
+    assert "<figure" in BlendHandlers(studio).heat(made.draft, 0, "AWOM")
+    with pytest.raises(gr.Error, match="press Blend again"):
+        BlendHandlers(studio).heat("blend/../../ink", 0, "AWOM")
+    monkeypatch.setattr(blends, "MAX_ENTRIES", 10)
+    assert "Blend fewer" in shown_of(studio, finished(studio, Blend(PARTS)).id).report
+    assert shown_of(studio, "no job") == UNCHANGED
+    assert BlendHandlers(studio).open_page("no job") == BlendHandlers(studio).open_page("")
+
+
+def test_a_blend_ends_at_a_stop(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slowly(parts: dict[str, Adapter]) -> Iterator[Measuring | Pair]:
+        for item in measured(parts):
+            yield item
+            begun.set()
+            goes_on.wait(30)
+
+    monkeypatch.setattr(runner, "measured", slowly)
+    job = studio.bench.submit(runner.KIND, Blend(PARTS).plain())
+    assert begun.wait(30)
+    BlendHandlers(studio).stop(job.id)
+    goes_on.set()
+    ended = wait(studio.bench, job.id, 30).job
+    assert (ended.state, ended.results) == (State.CANCELLED, ())
+    assert "Stopped" in shown_of(studio, job.id).report
+
+
+def test_a_trial_comes_back_unless_it_is_of_another_blend(
+    studio: Studio, adapters: dict[str, Adapter]
+) -> None:
+    trials = TrialHandlers(studio)
+    one, two = (keep_draft(studio, Blend(PARTS), adapters) for _ in range(2))
+    asked = recipe(prompt="a castle", steps=3, guidance=4.0)
+    plan = trial.plan(studio.library, asked, PARTS, one.name, seeds=2)
+    name = studio.grids.begin(plan, studio.library)
+    form = trials.open_page(name)
+    assert (form.prompt, form.seeds, form.steps, form.guidance) == ("a castle", 2, 3, 4.0)
+    assert trials.belong(name, one.name)[2] == gr.skip()
+    assert trials.belong(name, two.name)[2] == ""
+    assert trials.open_page("../ink").prompt == gr.skip()

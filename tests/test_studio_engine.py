@@ -23,7 +23,6 @@ from studio_toys import (
 )
 
 from shira_diffusion import AdapterInfo
-from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from shira_diffusion.fingerprint import fingerprint
 from studio import engine as engine_module
@@ -31,7 +30,6 @@ from studio import steps as steps_module
 from studio.engine import Engine
 from studio.errors import BrokenAdapterError, StoppedError
 from studio.library import AdapterLibrary
-from studio.newwords import unloaded
 from studio.preview import Preview, watch_prediction
 from studio.samplers import Samplers
 from studio.steps import Step
@@ -344,17 +342,6 @@ def test_a_prompt_that_is_too_long_is_remarked(engine: Engine) -> None:
     (remark,) = engine.generate(recipe(prompt="castle " * 200)).remarks
     assert "left out" in remark
     assert engine.generate(recipe()).remarks == ()
-
-
-def test_a_new_word_that_is_not_loaded_is_remarked(toy_base: Path, tmp_path: Path) -> None:
-    info = AdapterInfo(name="mine", training={"new_token": "<ink>"})
-    make_adapter(toy_base, tmp_path / "mine", seed=1, info=info)
-    library = make_engine(toy_base, tmp_path).library
-    assert unloaded(library, ["mine"]) == []
-    (tmp_path / "mine" / EMBEDDINGS).touch()
-    (remark,) = unloaded(library, ["mine", "other"])
-    assert "<ink>" in remark
-    assert unloaded(library, ["other"]) == []
 
 
 def test_a_remark_leaves_the_models_own_tokenizer_alone(engine: Engine) -> None:

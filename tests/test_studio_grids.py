@@ -7,11 +7,13 @@ import shutil
 import threading
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from PIL import Image
 from studio_toys import SIDE, make_library, make_studio, recipe
 
 from shira_diffusion.errors import SettingError, ShiraError
+from studio.blends import trial
 from studio.errors import GridError, StoppedError
 from studio.following import wait
 from studio.grids import export, runner
@@ -25,6 +27,8 @@ from studio.judges.judging import Member, Score, Subject
 from studio.library import AdapterLibrary
 from studio.pictures import PictureStore
 from studio.service import Studio
+from studio.shelf.trash import TrashError
+from studio.tabs.comparing import CompareHandlers
 
 MARKUP = '<script>alert("1")</script>'
 
@@ -213,6 +217,41 @@ def test_recent_grids_newest_first_without_broken_ones(studio: Studio, store: Gr
     assert [name for name, _ in store.recent(("test",), 9)] == [names[2], names[0]]
     assert [name for name, _ in store.recent(("test",), 1)] == [names[2]]
     assert store.recent(("other",), 9) == []
+
+
+def test_a_grid_is_thrown_away_and_comes_back_as_it_was(studio: Studio, store: GridStore) -> None:
+    name, other = (store.begin(line({}), studio.library) for _ in range(2))
+    made = filled(studio, store.open(name))
+    gone = store.discard(name)
+    assert "A line" in gone.title
+    assert [one for one, _ in store.recent((), 9)] == [other]
+    for hostile in (name, "", "..", ".trash", f"../grids/{other}"):
+        with pytest.raises(GridError):
+            store.discard(hostile)
+    again = GridStore(store.folder)
+    assert again.restore(gone.ticket) == name
+    assert again.open(name).cells == made.cells
+    with pytest.raises(TrashError):
+        again.restore(gone.ticket)
+
+
+def test_a_grid_at_work_is_not_thrown_away(studio: Studio) -> None:
+    handlers = CompareHandlers(studio)
+    name = studio.grids.begin(line({}), studio.library)
+    with studio.engine._lock:
+        job = runner.submit(studio.worker, name)
+        with pytest.raises(gr.Error, match="stop it first"):
+            handlers.delete(name)
+    wait(studio.worker, job.id, 60)
+    tried = studio.grids.begin(line({}, kind=trial.KIND), studio.library)
+    assert tried in {one for _, one in handlers.settle("")[-1]["choices"]}
+    progress, grid, current, trash = handlers.delete(name)
+    assert (progress, current) == ("", "")
+    assert "One seed" in grid
+    assert [one["ticket"] for one in trash["bin"]] == [trash["deleted"]]
+    assert handlers.empty_trash()["bin"] == []
+    with pytest.raises(gr.Error, match="no grid"):
+        handlers.delete(name)
 
 
 def test_a_job_fills_the_grid_and_exports_it(studio: Studio) -> None:

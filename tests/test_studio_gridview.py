@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 from studio_toys import HOSTILE, recipe
 
-from shira_diffusion import Adapter, AdapterInfo
 from shira_diffusion.metrics import Meeting
 from studio.blends.heatmap import heat_map
 from studio.blends.interference import Measuring, Pair
+from studio.durations import duration
 from studio.grids.axes import KIND
 from studio.grids.grid import Cell, Grid
 from studio.grids.plan import Plan, Spot
+from studio.jobs import Job, State
 from studio.judges.judging import Score
 from studio.steps import Step
 from studio.tabs import blendview, gridview
+from studio.tabs.heatplot import heat_plot
 
 
 class Tags(HTMLParser):
@@ -56,9 +58,10 @@ def test_texts_stay_texts(grid: Grid) -> None:
     report = Tags(blendview.report([pair], titles))
     assert "img" not in report.tags
     assert report.words.count(HOSTILE) == 2
-    assert "img" not in Tags(blendview.heat_map(heat_map([met], "AWOM"), "AWOM")).tags
-    made = Adapter({}, AdapterInfo("x"))
-    assert "img" not in Tags(blendview.outcome(made, HOSTILE, 10, {})).tags
+    assert "img" not in Tags(heat_plot(heat_map([met], "AWOM"), "AWOM", HOSTILE)).tags
+    failed = Job(1, "a", "blend", {}, State.FAILED, 0.0, error=HOSTILE)
+    assert "img" not in Tags(blendview.ended(failed)).tags
+    assert HOSTILE in Tags(blendview.ended(failed)).words
     assert "img" not in Tags(blendview.kept(HOSTILE, HOSTILE)).tags
     assert "img" not in Tags(gridview.size(HOSTILE, wrong=True)).tags
 
@@ -74,7 +77,8 @@ def test_progress_counts_places_steps_and_time(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "1 s"), (89, "89 s"), (120, "2 min"), (7200, "2.0 h")]
+    ("seconds", "words"),
+    [(0.2, "1 s"), (89, "89 s"), (91, "2 min"), (3570, "1 h 00 min"), (7500, "2 h 05 min")],
 )
 def test_times_are_told_as_people_do(seconds: float, words: str) -> None:
-    assert gridview.duration(seconds) == words
+    assert duration(seconds) == words

@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from studio_toys import HOSTILE, make_library
 
@@ -17,7 +18,7 @@ from shira_diffusion import Adapter
 from shira_diffusion.errors import UnknownAdapterError
 from studio.errors import BrokenAdapterError
 from studio.library import AdapterLibrary
-from studio.thumbnails import thumbnail_uri
+from studio.thumbnails import thumbnail_uri, write_thumbnail
 
 
 @pytest.fixture
@@ -126,3 +127,27 @@ def test_thumbnails_travel_in_the_page_and_bad_ones_are_left_out(folder: Path) -
     assert thumbnail_uri(folder / "lonely" / "thumbnail.png") == ""
     (folder / "lonely" / "thumbnail.png").write_bytes(b"<svg onload=alert(1)>")
     assert thumbnail_uri(folder / "lonely" / "thumbnail.png") == ""
+
+
+def test_a_small_copy_is_upright_on_white_and_has_pixels_alone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a secret"  # turned by 90 degrees, described
+    wide = Image.new("RGB", (400, 100), "red")
+    wide.save(tmp_path / "wide.jpg", exif=exif)
+    Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("I;16", (10, 10), 1000).save(tmp_path / "deep.png")
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    small = tmp_path / "small.png"
+    assert write_thumbnail(tmp_path / "wide.jpg", small, 200)
+    with Image.open(small) as made:
+        assert (made.size, made.mode, made.format) == ((50, 200), "RGB", "PNG")
+        assert not made.getexif()
+    assert write_thumbnail(tmp_path / "clear.png", tmp_path / "small.webp", 200)
+    with Image.open(tmp_path / "small.webp") as made:
+        assert made.format == "WEBP"
+        assert made.getpixel((5, 5)) == (255, 255, 255)
+    assert write_thumbnail(tmp_path / "deep.png", small, 200)
+    small.unlink()
+    assert not write_thumbnail(tmp_path / "no.png", small, 200)
+    assert not write_thumbnail(tmp_path / "wide.jpg", small, 200, formats=("PNG",))
+    assert not small.exists()

@@ -19,9 +19,10 @@ from shira_diffusion import Adapter, AdapterInfo, formats
 from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import SettingError, UnknownAdapterError
 from shira_diffusion.formats import peft
+from studio.blends.account import Account
+from studio.blends.blend import Blend
 from studio.blends.drafts import Drafts
 from studio.library import AdapterLibrary
-from studio.newwords import unloaded
 from studio.shelf import archive
 from studio.shelf.arrivals import ArrivalError
 from studio.shelf.desk import Shelf
@@ -126,7 +127,9 @@ def test_reserved_names_are_taken(shelf: Shelf, newcomer: Path, tmp_path: Path) 
     assert shelf.rename("robot", "Robots") == "robots-2"
     assert shelf.undo(ticket) == "ink-2"
     drafts = Drafts(tmp_path / "drafts", shelf.library)
-    draft = drafts.keep(shelf.library.load(shelf.library.find("lonely")))
+    lonely = shelf.library.load(shelf.library.find("lonely"))
+    parts = {"lonely": 1.0, "robot": 1.0}
+    draft = drafts.keep(lonely, Account.of(Blend(parts), lonely, {}, ()))
     assert drafts.publish(draft, "Gift", "", None) == "gift-3"
 
 
@@ -165,21 +168,20 @@ def test_a_peft_folder_as_zip_becomes_a_native_file(
     assert all(torch.equal(before[name].float(), after[name].float()) for name in before)
 
 
-def test_a_new_word_travels_with_its_adapter_and_is_remarked_on(
-    shelf: Shelf, tmp_path: Path
-) -> None:
+def test_a_new_word_travels_with_its_adapter(shelf: Shelf, tmp_path: Path) -> None:
     folder = shelf.library.find("lonely").folder
     info = AdapterInfo(name="lonely", training={"new_token": "<ink>"})
     deltas = Adapter.load(folder / "adapter.safetensors").deltas
     Adapter(deltas, info).save(folder / "adapter.safetensors")
-    assert unloaded(shelf.library, ["lonely"]) == []
-    save_file({"clip_l": torch.ones(2, 8)}, folder / EMBEDDINGS)
+    assert "New word" not in leaf(shelf.library.find("lonely"))
+    rows = {"clip_l": torch.ones(2, 8), "clip_g": torch.ones(2, 4)}
+    save_file(rows, folder / EMBEDDINGS)
     entry = shelf.library.find("lonely")
-    assert "&lt;ink&gt;, which the studio does not load" in leaf(entry)
+    assert "<dt>New word</dt><dd>&lt;ink&gt;</dd>" in leaf(entry)
     bundle = shelf.exports.pack(shelf.library, entry, "zip").path
     shelf.delete("lonely")
     arrival = shelf.take_in(bundle, "lonely.zip")
-    assert any("taught the text encoders <ink>" in words for words in arrival.remarks)
+    assert any("word of its own, <ink>" in words for words in arrival.remarks)
     kept = load_file(shelf.library.find(arrival.name).folder / EMBEDDINGS)
     assert torch.equal(kept["clip_l"], torch.ones(2, 8))
     (folder := tmp_path / "bad").mkdir()
@@ -187,7 +189,7 @@ def test_a_new_word_travels_with_its_adapter_and_is_remarked_on(
         for name in good.namelist():
             bad.writestr(name, b"no" if name.endswith(EMBEDDINGS) else good.read(name))
     shelf.delete(arrival.name)
-    with pytest.raises(ArrivalError):
+    with pytest.raises(ArrivalError, match=r"bad.zip/embeddings.safetensors: it is not a whole"):
         shelf.take_in(folder / "bad.zip", "bad.zip")
 
 
@@ -242,16 +244,6 @@ def test_hostile_files_are_refused_in_words_and_leave_nothing(
         assert str(tmp_path) not in str(caught.value)
         assert str(caught.value).startswith("gift.safetensors was not imported: ")
     assert files(shelf.library.folder) == before
-
-
-def test_the_embeddings_of_a_new_word_are_bundled_and_come_back(shelf: Shelf) -> None:
-    entry = shelf.library.find("ink")
-    save_file({"clip_l": torch.ones(1, 4)}, entry.folder / "embeddings.safetensors")
-    kept = (entry.folder / "embeddings.safetensors").read_bytes()
-    bundle = shelf.exports.pack(shelf.library, entry, "zip").path
-    shelf.delete("ink")
-    name = shelf.take_in(bundle, "ink.zip").name
-    assert files(shelf.library.folder / name)["embeddings.safetensors"] == kept
 
 
 def test_a_zip_writes_no_more_than_it_may_whatever_it_claims(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from studio_toys import HOSTILE
 from shira_diffusion import Adapter
 from shira_diffusion.errors import SettingError
 from studio.library import AdapterLibrary
+from studio.shelf.trash import TrashError
 from studio.tabs import train_view
 from studio.vocabulary import Vocabulary
 from studio.workshop.captions import CONCEPT, STYLE, cleaned, from_file_name, with_trigger
-from studio.workshop.estimate import duration, duration_words, estimate, read, strangers
+from studio.workshop.estimate import estimate, read, strangers, time_taken
 from studio.workshop.order import EXTRAS, Order, Places, command, read_extras
 from studio.workshop.presets import METHODS, offered, read_presets
 from studio.workshop.process import Process, read_process
@@ -158,6 +159,22 @@ def test_a_picture_can_be_taken_out_and_put_back(
     assert sets.find(filled).images[-1].name == "0003.jpg", "no name is given twice"
 
 
+def test_a_set_is_thrown_away_and_comes_back_as_it_was(sets: ImageSets, filled: str) -> None:
+    before, other = captions(sets, filled), sets.create("Other")
+    ticket = sets.discard(filled).ticket
+    assert sets.ids() == [other]
+    with pytest.raises(SetError, match="not there any more"):
+        sets.discard(filled)
+    for hostile in ("", "..", ".trash", f"../{sets.folder.name}/{other}"):
+        with pytest.raises(SetError):
+            sets.discard(hostile)
+    assert ImageSets(sets.folder).restore(ticket) == filled
+    assert captions(sets, filled) == before
+    assert not sets.trash.items()
+    with pytest.raises(TrashError):
+        sets.restore(ticket)
+
+
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "set.json", "0001.txt", "", "0007.png"])
 def test_no_name_of_a_picture_is_a_path(sets: ImageSets, filled: str, name: str) -> None:
     for act in (sets.remove, sets.put_back):
@@ -283,13 +300,6 @@ def test_the_drawn_loss_is_thinned_to_evenly_spaced_points_and_its_average_is_un
     assert train_view.loss_points(()) == []
 
 
-@pytest.mark.parametrize(
-    ("seconds", "told"), [(0.2, "1 s"), (29, "29 s"), (61, "1 min"), (7500, "2 h 05 min")]
-)
-def test_durations_in_words(seconds: float, told: str) -> None:
-    assert duration_words(seconds) == told
-
-
 # Estimates
 
 
@@ -390,7 +400,7 @@ def test_a_training_is_estimated_trained_and_in_the_library(
     assert value["chosen"]["words"] == "Finished. Bold ink is in the library and under Generate."
     assert value["chosen"]["samples"][0]["pictures"]
     assert json.loads(json.dumps(value)) == value
-    assert "Bold ink" in duration(ORDER, workshop.trainings.all())[0][1]
+    assert "Bold ink" in time_taken(ORDER, workshop.trainings.all())[0][1]
 
     ticket = workshop.trainings.remove(second).ticket
     assert [one.id for one in workshop.trainings.all()] == [first]

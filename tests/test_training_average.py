@@ -16,6 +16,7 @@ from training.errors import ConfigError
 from training.loop import Loop
 from training.methods.content import write
 from training.objective import Objective
+from training.passes import Launched
 from training.settings import load_config
 
 # The toy's layers are too small to share between cores: on busy ones that costs minutes.
@@ -36,7 +37,8 @@ def values(loop: Loop) -> list[Tensor]:
 @torch.no_grad()
 def loss(loop: Loop) -> float:
     """What the UNet as it stands makes of a batch."""
-    return float(loop._objective.loss(loop._batches.draw(99, CPU)))
+    assert isinstance(loop._pass, Launched)
+    return float(loop._pass._objective.loss(loop._batches.draw(99, CPU)))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -124,6 +124,13 @@ def test_bad_but_trainable_data_gets_remarks(
     assert "the caption of twin.png has " in out
 
 
+def test_graphs_that_cannot_be_had_are_remarked(
+    doctor: Doctor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor(cuda_graphs="true") == 0
+    assert "remark: cuda_graphs needs CUDA; this run is on cpu" in capsys.readouterr().out
+
+
 def test_buckets_are_listed_and_small_ones_remarked(
     doctor: Doctor, capsys: pytest.CaptureFixture[str]
 ) -> None:

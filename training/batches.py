@@ -30,6 +30,10 @@ class Batch:
     captions: tuple[str, ...] = ()
     shares: Tensor | None = None  # (N, 1, h, w), how much each place counts; None is all alike
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all but the captions, by name: what the UNet's training computes with."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
 
 def seeded(seed: int, *where: int | str) -> torch.Generator:
     """Return a generator that depends on the seed and on where in the run it is used."""

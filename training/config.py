@@ -188,6 +188,9 @@ class Config:
     compile: bool = setting(
         False, "compile the UNet's blocks: a slow start, then faster steps", free=True
     )
+    cuda_graphs: bool = setting(
+        False, "replay a step's passes as one CUDA graph, for hosts that launch slowly", free=True
+    )
 
     prior_prompts: tuple[str, ...] = setting((), "what the base must not forget")
     prior_images: int = setting(32, "class images of each class that the base draws", at_least(1))
@@ -200,7 +203,9 @@ class Config:
     sample_every: int = setting(
         0, "steps between samples; 0 is only at the end", at_least(0), free=True
     )
-    sample_steps: int = setting(22, "denoising steps of a sample", at_least(1), free=True)
+    sample_steps: int = setting(
+        22, "denoising steps of a sample; 0 draws none, nor a thumbnail", at_least(0), free=True
+    )
     sample_guidance: float = setting(3.0, "guidance of a sample", at_least(0), free=True)
     sample_seed: int = setting(
         1000, "of the first sample; the next counts on", at_least(0), free=True
@@ -219,7 +224,9 @@ class Config:
         free=True,
     )
     hub_private: bool = setting(True, "whether only you see a repository made for it", free=True)
-    checkpoint_every: int = setting(50, "steps between checkpoints", at_least(1), free=True)
+    checkpoint_every: int = setting(
+        50, "steps between checkpoints; 0 is only when the run is stopped", at_least(0), free=True
+    )
     keep_checkpoints: int = setting(2, "how many checkpoints stay", at_least(1), free=True)
 
     @property

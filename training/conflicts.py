@@ -39,6 +39,13 @@ def _of_texts(values: Mapping[str, Any]) -> list[str]:
             f"train_text_encoders does not go with {method}: set it to false, or method to one of "
             f"{', '.join(_IN_TEXT_ENCODERS)}"
         )
+    if values["cuda_graphs"]:
+        faults += [
+            f"cuda_graphs does not go with {key}: captions are then read anew in each step, which "
+            "no graph can hold; remove one of the two"
+            for key in ("train_text_encoders", "new_token")
+            if values[key]
+        ]
     if values["new_token"] and values["weight_decay"]:
         faults.append("weight_decay must be 0 with new_token: it would pull at the embeddings")
     if values["token_init"] and not values["new_token"]:

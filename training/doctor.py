@@ -19,6 +19,7 @@ from training.images import Size
 from training.machine import Machine
 from training.memory import Footprint
 from training.needs import batch_of, mib, needed, remedies
+from training.passes import without_graphs
 from training.prepare import check_fit, check_origin, check_texts, origin, side_of, with_words
 from training.run_folder import RunFolder
 from training.views import Gaze
@@ -146,6 +147,8 @@ class _Examination:
         check_fit(config, pipe, side, machine)
         found, trained = needed(config, pipe, machine, sizes)
         self._say(f"trained values: {trained:,}")
+        if remark := without_graphs(config, machine):
+            self._remark(remark)
         self._memory(found, batch_of(config, machine), machine)
 
     def _memory(self, found: Footprint, count: int, machine: Machine) -> None:

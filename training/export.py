@@ -73,9 +73,12 @@ class Destination:
 
 
 def describe(
-    config: Config, dataset: Dataset, fingerprint: str, facts: Mapping[str, str]
+    config: Config, dataset: Dataset, fingerprints: Mapping[str, str], facts: Mapping[str, str]
 ) -> AdapterInfo:
-    """Return what the adapter's file says about itself; no path of this machine is in it."""
+    """Return what the adapter's file says about itself; no path of this machine is in it.
+
+    `fingerprints` are those of the base's components that were trained.
+    """
     sparse = config.method in SPARSE
     keys = _COMMON + (_MASK if sparse else ()) + (_PRIOR if config.keeps_prior else ())
     keys += _LOSS_MASK if config.loss_mask != "off" else ()
@@ -89,7 +92,7 @@ def describe(
         name=config.name,
         title=config.title,
         base_model=base_name(config.base),
-        base_fingerprint={"unet": fingerprint},
+        base_fingerprint=fingerprints,
         method=config.method,
         mask=config.mask if sparse else "",
         trigger_words=config.trigger_words,
@@ -102,11 +105,12 @@ def describe(
     )
 
 
-def card_of(info: AdapterInfo, config: Config, dataset: Dataset) -> str:
-    """Return the card of the adapter that `config` trained on `dataset`."""
+def card_of(info: AdapterInfo, config: Config, dataset: Dataset, *, pictured: bool) -> str:
+    """Return the card of what `config` trained on `dataset`, with a thumbnail or without."""
     texts = dict.fromkeys(read_credit(folder) for folder in dataset.folders)
     credit = "\n\n".join(text for text in texts if text)
-    return write_card(info, prompts=config.sample_prompts, credit=credit)
+    thumbnail = "thumbnail.png" if pictured else ""
+    return write_card(info, prompts=config.sample_prompts, credit=credit, thumbnail=thumbnail)
 
 
 def base_name(base: str) -> str:

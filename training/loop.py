@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from training.machine import Machine
 from training.methods import Together, Trainable
 from training.objective import Objective
 from training.optimizers import create_optimizer, create_schedule
+from training.passes import Warn, create_pass
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,12 @@ class Loop:
         objective: Objective,
         batches: Batches,
         machine: Machine,
+        warn: Warn = warnings.warn,
     ) -> None:
         self.step = 0
         self._config = config
         self._method = method
-        self._objective = objective
+        self._pass = create_pass(config, objective, method, machine, warn)
         self._batches = batches
         self._machine = machine
         self._values = method.parameters()
@@ -116,11 +119,10 @@ class Loop:
         """Add up the gradients of this step's batches and return their mean loss."""
         count = self._config.accumulation
         total = torch.zeros((), device=self._machine.device)
+        factor = self._scaler.scale(torch.full_like(total, 1 / count))
         for index in range(self.step * count, (self.step + 1) * count):
-            loss = self._objective.loss(self._batches.draw(index, self._machine)) / count
-            self._scaler.scale(loss).backward()
-            total += loss.detach()
-        self._method.gather()
+            total += self._pass(self._batches.draw(index, self._machine), factor) / count
+        self._pass.gather()
         self._machine.sum([total, *_gradients(self._values)])
         return total
 

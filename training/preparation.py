@@ -74,7 +74,7 @@ class Preparation:
             image
             for prompts in config.classes
             for size, count in shared_out(config.prior_images, sizes, prompts).items()
-            for image in self._class_images_of(Prior(prompts, count, config.seed), size)
+            for image in self._class_images_of(Prior(prompts, count), size)
         ]
 
     def _class_images_of(self, prior: Prior, size: Size) -> list[CaptionedImage]:
@@ -88,15 +88,17 @@ class Preparation:
             tiled=config.save_memory,
         )
         folder = prior.folder(Path(config.cache_dir), self.base, sampler)
-        missing = prior.missing(folder)
-        parts = [pipe.unet, pipe.vae] if missing else []
-        if missing and not config.save_memory:
-            # Else the sampler fetches them for each picture.
-            parts += text_encoders(pipe)
-        with (
-            lent(self.machine, *parts),
-            self.report.bar("class images", len(missing)) as advance,
-        ):
-            images = prior.images(folder, self.base, sampler, lambda done: advance(done, ""))
+        # Of several runs that want them one draws, and the others wait.
+        with prior.turn(folder):
+            missing = prior.missing(folder)
+            parts = [pipe.unet, pipe.vae] if missing else []
+            if missing and not config.save_memory:
+                # Else the sampler fetches them for each picture.
+                parts += text_encoders(pipe)
+            with (
+                lent(self.machine, *parts),
+                self.report.bar("class images", len(missing)) as advance,
+            ):
+                images = prior.images(folder, self.base, sampler, lambda done: advance(done, ""))
         self.report.log.write("prior", folder=str(folder), images=prior.count)
         return images

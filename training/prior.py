@@ -8,9 +8,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
+
+from filelock import FileLock
 
 from training.data import CaptionedImage
 from training.images import Size
@@ -22,17 +25,27 @@ _PIXELS_AT_ONCE = 8 * 128**2
 
 @dataclass(frozen=True)
 class Prior:
-    """`count` class images, prompts in turn, each with a seed of its own."""
+    """`count` class images, prompts in turn, with seeds from `seed` on.
+
+    The run's seed has no part in them: runs that differ in it share what the base draws.
+    """
 
     prompts: tuple[str, ...]
     count: int
-    seed: int
+    seed: int = 0
 
     def folder(self, cache: Path, base: str, sampler: Sampler) -> Path:
         """Return where the images of this base and these settings are kept, however many."""
         settings = self._settings(base, sampler)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return cache / f"prior-{digest[:16]}"
+
+    def turn(self, folder: Path) -> AbstractContextManager[object]:
+        """Wait until no other run draws into `folder`, if anything is missing, and keep it."""
+        if not self.missing(folder):
+            return nullcontext()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder.with_suffix(".lock"))
 
     def missing(self, folder: Path) -> list[int]:
         """Return the numbers of the images that `folder` does not have yet."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from shira_diffusion.pipeline import load_base
 from training import methods
+from training.base import Base
 from training.concepts import read_data
 from training.config import Config
 from training.errors import TrainingError
@@ -31,10 +31,13 @@ def run(
     resume: bool = False,
     stop_after: int | None = None,
     create: Create = methods.create,
+    base: Base | None = None,
 ) -> Outcome:
     """Train and export as `config` says; after `stop_after` steps of this call save and stop.
 
-    `create` prepares the method on the UNet, where that is not one of the trainer's own.
+    `create` prepares the method on the UNet, where that is not one of the trainer's own. `base` is
+    what the settings name, in their precision, if it is loaded already; it is as it was afterwards,
+    but for `compile`, unless something is raised.
     Raises `ShiraError`, before anything is written if the fault can be known by then.
     """
     machine = Machine.detect(config.device, config.precision)
@@ -42,8 +45,8 @@ def run(
     folder.check(config, resume=resume)
     dataset = read_data(config)
     config = with_words(config, dataset)
-    pipe = load_base(config.base, device="cpu", dtype=machine.dtype)
-    pipe.set_progress_bar_config(disable=True)
+    base = base or Base.load(config.base, "cpu", machine.dtype)
+    pipe = base.pipe
     side = side_of(config, pipe)
     check_fit(config, pipe, side, machine)
     check_texts(config, pipe, dataset)
@@ -57,7 +60,7 @@ def run(
         return advice(config, pipe, machine, [gaze.size(image) for image in dataset.images])
 
     with _failures_logged(report, advise):
-        session = Session(config, machine, folder, dataset, pipe, side, report, create)
+        session = Session(config, machine, folder, dataset, base, side, report, create)
         return session.train(resume=resume, stop_after=stop_after)
 
 

@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from shira_diffusion import hub
-from shira_diffusion.fingerprint import fingerprint
 from training import methods
+from training.base import Base
 from training.batches import Batches
 from training.calibration import gradients
 from training.config import MIXED, Config
@@ -30,7 +29,7 @@ from training.recompute import keep_little
 from training.report import Report
 from training.run_folder import RunFolder
 from training.sampling import Sampler
-from training.texts import kept, live
+from training.texts import TEXT_ENCODERS, kept, live
 from training.trackers import tracking
 
 
@@ -51,7 +50,7 @@ class Session:
         machine: Machine,
         folder: RunFolder,
         dataset: Dataset,
-        pipe: StableDiffusionXLPipeline,
+        base: Base,
         side: int,
         report: Report,
         create: Create = methods.create,
@@ -61,10 +60,12 @@ class Session:
         self._machine = machine
         self._folder = folder
         self._dataset = dataset
-        self._pipe = pipe
+        self._pipe = base.pipe
         self._side = side
         self._report = report
-        self._base = fingerprint(pipe.unet)
+        self._base = base.mark("unet")
+        trained = ("unet", *(TEXT_ENCODERS if config.train_text_encoders else ()))
+        self._marks = {component: base.mark(component) for component in trained}
 
     def train(self, *, resume: bool, stop_after: int | None) -> Outcome:
         """Prepare, do the steps that are left, and export when none is."""
@@ -81,7 +82,7 @@ class Session:
         batches = self._prepare(objective.train_timesteps)
         method = self._method(objective, batches, stored)
         try:
-            loop = Loop(self._config, method, objective, batches, self._machine)
+            loop = Loop(self._config, method, objective, batches, self._machine, self._report.warn)
             if stored:
                 loop.restore(stored)
             interrupted = self._steps(loop, stop_after)
@@ -92,6 +93,7 @@ class Session:
                 return Outcome(self._export(method, resume))
         finally:
             method.close()
+            self._pipe.unet.disable_gradient_checkpointing()
 
     def _announce(self, resume: bool) -> None:
         config, images = self._config, self._dataset.files
@@ -157,7 +159,7 @@ class Session:
                 track(result)
                 advance(result.step, f"loss {result.loss:.4f}, {result.seconds:.2f} s/step")
                 stopping = wish.asked or result.step == last
-                if stopping or result.step % config.checkpoint_every == 0:
+                if self._saves(result.step, stopping):
                     self._save(loop)
                 if stopping:
                     return wish.asked
@@ -165,6 +167,13 @@ class Session:
                     with loop.averaged():
                         self._samples(result.step)
         return False
+
+    def _saves(self, step: int, stopping: bool) -> bool:
+        """Whether a checkpoint is due: now and then, at the end, and when someone stops the run."""
+        every = self._config.checkpoint_every
+        if not every:
+            return stopping and step < self._config.steps
+        return stopping or step % every == 0
 
     @contextmanager
     def _memory_logged(self) -> Iterator[None]:
@@ -219,7 +228,7 @@ class Session:
         Whatever goes wrong here is a warning: no sample is worth a run.
         """
         config = self._config
-        if not self._machine.is_main:
+        if not self._machine.is_main or not config.sample_steps:
             return None
         seeds = [config.sample_seed + number for number in range(len(config.sample_prompts))]
         size = (self._side, self._side)
@@ -246,9 +255,9 @@ class Session:
         if not self._machine.is_main:
             return None
         config = self._config
-        info = describe(config, self._dataset, self._base, method.facts())
-        card = card_of(info, config, self._dataset)
+        info = describe(config, self._dataset, self._marks, method.facts())
         thumbnail = self._samples(config.steps)
+        card = card_of(info, config, self._dataset, pictured=thumbnail is not None)
         replace = self._folder.may_replace(config, resume=resume)
         destination = Destination(self._folder.adapter(config), replace)
         folder = destination.publish(method, info, card, thumbnail)

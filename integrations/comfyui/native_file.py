@@ -1,7 +1,7 @@
 """Read a native SHiRA file with nothing but what ComfyUI itself has installed.
 
-The format is described in `shira_diffusion/formats/native.py` and `native_v1.py` of SHiRA Studio,
-whose reader and this one are tested on the same files.
+The format is described in `shira_diffusion/formats/native.py` and `native_v1.py` of SHiRA
+Studio, whose reader and this one are tested on the same files.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-_SKIP = 255
+_SKIP, _NONE = 256, 255
 _MOST_ENTRIES = 2**48
 # What safetensors raises for a broken file, and its torch binding for a dtype or shape unknown.
 _UNREADABLE = (SafetensorError, AssertionError, KeyError, RuntimeError, TypeError, ValueError)
 _VALUE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class BrokenFileError(ValueError):
@@ -42,11 +44,11 @@ class Change:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What a file holds of one weight, not looked at yet."""
+    """What a file holds of one weight; `gaps` (nnz,) are counted, the rest not looked at yet."""
 
     name: str
     shape: Any
-    code: Tensor
+    gaps: Numbers
     values: Tensor
 
 
@@ -83,12 +85,13 @@ def _decode(data: bytes) -> SparseFile:
     version = stated.get("shira.version")
     if version is None:
         raise BrokenFileError("it is no SHiRA adapter; load a LoRA with 'Load LoRA'")
-    if version not in ("1", "2"):
+    if version not in _PIECES:
         raise BrokenFileError(f"it has format version {version[:20]!r}; update this node")
-    if stated.get("shira.checksum") != _checksum(header, memoryview(data)[end:]):
+    key = "shira.crc32" if "shira.crc32" in stated else "shira.checksum"
+    if stated.get(key) != _checksum(key, header, memoryview(data)[end:]):
         raise BrokenFileError("it was damaged or edited; copy or download it again")
     info = _json(stated, "shira.info")
-    pieces = _pieces_1(stated, tensors) if version == "1" else _pieces_2(stated, tensors)
+    pieces = _PIECES[version](stated, tensors)
     words = info.get("trigger_words", [])
     return SparseFile(
         name=str(info.get("name", "")),
@@ -98,10 +101,14 @@ def _decode(data: bytes) -> SparseFile:
     )
 
 
-def _checksum(header: dict[str, Any], body: memoryview) -> str:
-    stated = {key: one for key, one in header["__metadata__"].items() if key != "shira.checksum"}
-    text = json.dumps({**header, "__metadata__": stated}, sort_keys=True)
-    digest = hashlib.sha256(text.encode())
+def _checksum(key: str, header: dict[str, Any], body: memoryview) -> str:
+    """CRC-32 of everything else, or SHA-256 of everything but both."""
+    stated = header["__metadata__"]
+    covered = {name: one for name, one in stated.items() if name not in (key, "shira.crc32")}
+    text = json.dumps({**header, "__metadata__": covered}, sort_keys=True).encode()
+    if key == "shira.crc32":
+        return f"{zlib.crc32(body, zlib.crc32(text)):08x}"
+    digest = hashlib.sha256(text)
     digest.update(body)
     return digest.hexdigest()
 
@@ -119,67 +126,81 @@ def _json(stated: dict[str, str], key: str) -> dict[str, Any]:
 def _pieces_1(stated: dict[str, str], tensors: dict[str, Tensor]) -> Iterator[_Piece]:
     """Version 1: tensors of its own for each weight."""
     for name, shape in _json(stated, "shira.shapes").items():
-        code, values = tensors.get(f"{name}.gaps"), tensors.get(f"{name}.values")
-        if code is None or values is None:
-            raise BrokenFileError(f"the indices or values of {name!r} are missing")
-        yield _Piece(name, shape, code, values)
+        code, values = _vectors(tensors, f"{name}.gaps", f"{name}.values")
+        yield _Piece(name, shape, _gaps(code, values.numel(), name), values)
 
 
 def _pieces_2(stated: dict[str, str], tensors: dict[str, Tensor]) -> Iterator[_Piece]:
-    """Version 2: all weights of a dtype one after another, in the order of their names."""
+    """Version 2: all weights of a dtype joined; gaps modulo 256, and whose 256 more there are."""
     for group, tree in _json(stated, "shira.layout").items():
-        leaves = sorted(_leaves(tree).items())
-        code, values = tensors.get(f"{group}.gaps"), tensors.get(f"{group}.values")
-        if code is None or values is None or code.dim() != 1 or values.dim() != 1:
-            raise BrokenFileError(f"the vectors {group!r} are missing or not flat")
-        entries, lengths = [one[1] for _, one in leaves], [one[2] for _, one in leaves]
-        if (sum(entries), sum(lengths)) != (values.numel(), code.numel()):
+        leaves = _leaves(tree)
+        names = (f"{group}.{part}" for part in ("gaps", "skips", "values"))
+        low, skips, values = _vectors(tensors, *names)
+        entries = [leaf[1] for leaf in leaves.values()]
+        if not sum(entries) == values.numel() == low.numel():
             raise BrokenFileError(f"the vectors {group!r} are not as long as its weights")
-        parts = zip(leaves, code.split(lengths), values.split(entries), strict=True)
-        for (name, (shape, _, _)), own_code, own_values in parts:
-            yield _Piece(name, shape, own_code, own_values)
+        owners = np.cumsum(_gaps(skips, int((skips != _NONE).sum()), group))
+        if owners.size and owners[-1] >= low.numel():
+            raise BrokenFileError(f"the skips of {group!r} go beyond its weights")
+        gaps = low.numpy() + _SKIP * np.bincount(owners, minlength=low.numel())
+        parts = zip(leaves.items(), values.split(entries), strict=True)
+        for (name, leaf), own_values in parts:
+            own, gaps = np.split(gaps, [own_values.numel()])
+            yield _Piece(name, leaf[0], own, own_values)
 
 
-def _leaves(tree: Any) -> dict[str, tuple[Any, int, int]]:
-    """Shape, entries and bytes of code by name, of a tree of the names' parts."""
-    found: dict[str, tuple[Any, int, int]] = {}
+_PIECES = {"1": _pieces_1, "2": _pieces_2}
+
+
+def _vectors(tensors: dict[str, Tensor], *names: str) -> list[Tensor]:
+    """Codes, uint8, and values last, all of them flat."""
+    found = [tensors[name] for name in names if name in tensors]
+    if len(found) != len(names) or any(vector.dim() != 1 for vector in found):
+        raise BrokenFileError(f"the vectors {names} are missing or not flat")
+    if any(code.dtype != torch.uint8 for code in found[:-1]):
+        raise BrokenFileError(f"the vectors {names[:-1]} are not of their type")
+    return found
+
+
+def _leaves(tree: Any) -> dict[str, list[Any]]:
+    """Shape and number of entries by name, names sorted, of a tree of the names' parts."""
+    found: dict[str, list[Any]] = {}
     waiting = list(tree.items()) if isinstance(tree, dict) else []
     while waiting:
         name, node = waiting.pop()
         if isinstance(node, dict):
             waiting += [(f"{name}.{part}", one) for part, one in node.items()]
-        elif isinstance(node, list) and len(node) == 3 and all(map(_is_size, node[1:])):
-            found[name] = (node[0], node[1], node[2])
+        elif isinstance(node, list) and len(node) == 2 and _is_size(node[1]):
+            found[name] = node
         else:
-            raise BrokenFileError(f"the weight {name!r} has no shape and sizes")
-    return found
+            raise BrokenFileError(f"the weight {name!r} has no shape and number of entries")
+    return dict(sorted(found.items()))
 
 
 def _is_size(size: Any) -> bool:
     return type(size) is int and 0 <= size <= _MOST_ENTRIES
 
 
+def _gaps(code: Tensor, count: int, name: str) -> Numbers:
+    """A byte below 255 adds as much and ends a gap; 255 adds 255 and ends none."""
+    steps = code.numpy()
+    ends = np.flatnonzero(steps != _NONE)
+    if ends.size != count or (steps.size and steps[-1] == _NONE):
+        raise BrokenFileError(f"the indices of {name!r} are not as many as its values")
+    return np.diff(np.cumsum(steps, dtype=np.int64)[ends], prepend=0)
+
+
 def _change(piece: _Piece) -> Change:
-    name, code, values, shape = piece.name, piece.code, piece.values, piece.shape
+    name, values, shape = piece.name, piece.values, piece.shape
     if not isinstance(shape, list) or len(shape) > 8 or not all(map(_is_size, shape)):
         raise BrokenFileError(f"the weight {name!r} has an impossible shape")
     numel = math.prod(shape)
     if numel > _MOST_ENTRIES:
         raise BrokenFileError(f"the weight {name!r} has an impossible shape")
-    if code.dtype != torch.uint8 or values.dtype not in _VALUE_DTYPES or code.dim() != 1:
-        raise BrokenFileError(f"the indices or values of {name!r} are not of their type")
-    if values.dim() != 1 or not bool(values.isfinite().all()):
-        raise BrokenFileError(f"the values of {name!r} are not flat and finite")
-    return Change(_indices(name, code, values.numel(), numel), values, tuple(shape))
-
-
-def _indices(name: str, code: Tensor, count: int, numel: int) -> Tensor:
-    """A byte below 255 skips as many entries and marks the next one; 255 skips and marks none."""
-    steps = code.numpy()
-    marks = np.flatnonzero(steps != _SKIP)
-    if marks.size != count or (steps.size and steps[-1] == _SKIP):
-        raise BrokenFileError(f"the indices of {name!r} are not as many as its values")
-    places = np.cumsum(steps, dtype=np.int64)[marks] + np.arange(marks.size)
-    if marks.size and places[-1] >= numel:
+    if values.dtype not in _VALUE_DTYPES or not bool(values.isfinite().all()):
+        raise BrokenFileError(f"the values of {name!r} are not of their type and finite")
+    places = np.cumsum(piece.gaps + 1) - 1
+    if places.size and places[-1] >= numel:
         raise BrokenFileError(f"the indices of {name!r} leave their weight")
-    return torch.from_numpy(places.astype(np.int32) if numel < 2**31 else places)
+    indices = torch.from_numpy(places.astype(np.int32) if numel < 2**31 else places)
+    return Change(indices, values, tuple(shape))

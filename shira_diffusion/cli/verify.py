@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shira_diffusion import verify
+from shira_diffusion import formats, verify
 from shira_diffusion.cli import sources
 from shira_diffusion.cli.command import FOUND_WRONG, Command, Outcome
 from shira_diffusion.errors import FormatError
@@ -42,6 +42,7 @@ def check(file: Path, base: Checkpoint | None, marks: Mapping[str, str]) -> list
     """Everything that is found about one file, on `base` with its fingerprints if it is given."""
     try:
         adapter = sources.adapter(file, base)
+        formats.require_sha256(file)
     except FormatError as error:
         what = str(error).removeprefix(f"{file}: ")
         return [Finding(what, wrong=True)]
@@ -63,7 +64,7 @@ def _report(file: str, findings: Sequence[Finding]) -> str:
 COMMAND = Command(
     name="verify",
     summary="check that adapters are whole and fit a base",
-    description="Read adapter files to the last byte (checksum, sizes, order, bounds,\n"
+    description="Read adapter files to the last byte (checksums, sizes, order, bounds,\n"
     "finite values) and, with --base, compare them with it: names, shapes, fingerprint,\n"
     "size of the changes.",
     examples="""  shira verify adapters/robot/adapter.safetensors

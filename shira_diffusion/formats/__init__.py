@@ -49,6 +49,18 @@ def kind(path: str | Path) -> Kind:
     return _kind(file, container.read_header(file))
 
 
+def require_sha256(path: str | Path) -> None:
+    """Raise `FormatError` for a file that is not what was written; slower than what `load` checks.
+
+    Files of others, which state no SHA-256 of everything, pass.
+    """
+    file = _file(Path(path))
+    try:
+        container.read(file).require_sha256()
+    except FormatError as error:
+        raise FormatError(f"{file}: {error}; copy or download it again") from error
+
+
 def read_info(path: str | Path) -> AdapterInfo:
     """What the adapter in a file says about itself, from the header alone.
 

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,10 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shira_diffusion.errors import FormatError, ShiraError
+from shira_diffusion.formats import checksum, memory
+from shira_diffusion.formats.checksum import METADATA
 
-CHECKSUM_KEY = "shira.checksum"
 _HASH_KEY = "modelspec.hash_sha256"
-_METADATA = "__metadata__"
+# What safetensors' torch binding raises for a dtype or shape that torch does not know.
+_UNKNOWN_TO_TORCH = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+_DAMAGED = "its checksum is wrong: the file was damaged or edited"
 _PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
 
 
@@ -35,16 +39,34 @@ class Header:
 
 @dataclass(frozen=True, eq=False)
 class Container:
-    """A file in memory."""
+    """A file in memory: its header, and its tensors in the order in which they lie in it.
+
+    `checking` ends with whether the content has the checksum that the header states.
+    """
 
     tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
-    hashing: Future[str]
+    header: Mapping[str, Any]
+    checking: Future[bool]
 
     @property
-    def checksum(self) -> str:
-        """That of its content, whatever `metadata` claims; waits until it is known."""
-        return self.hashing.result()
+    def metadata(self) -> Mapping[str, str]:
+        """The metadata in the header."""
+        stated: Mapping[str, str] = self.header.get(METADATA, {})
+        return stated
+
+    def require_intact(self) -> None:
+        """Raise `FormatError` for a damaged file, and for one without a checksum; may wait."""
+        if not self.checking.result():
+            raise FormatError(_DAMAGED)
+
+    def require_sha256(self) -> None:
+        """Raise `FormatError` where a SHA-256 is stated that the content does not have."""
+        if checksum.SHA256 in self.metadata:
+            digest = checksum.begin(checksum.SHA256, self.header)
+            for tensor in self.tensors.values():
+                digest.update(raw(tensor))
+            if digest.hexdigest() != self.metadata[checksum.SHA256]:
+                raise FormatError(_DAMAGED)
 
 
 def read_header(path: Path) -> Header:
@@ -60,34 +82,56 @@ def read_header(path: Path) -> Header:
 def read(path: Path) -> Container:
     """The whole file; safetensors checks every size in the header before any tensor is made."""
     _refuse_pickle(path)
-    # Another core hashes while this one reads the tensors and the caller decodes.
+    # Another core takes the checksum of what is read while this one reads on and decodes.
     pool = ThreadPoolExecutor(1)
     try:
-        data = path.read_bytes()
-        hashing = pool.submit(lambda: _checksum(*_split(data)))
-        tensors = safetensors.torch.load(data)
+        with safe_open(path, framework="pt") as checked, path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            key = checksum.stated(header)
+            digest = checksum.begin(key, header) if key else None
+            tensors = {}
+            for name in checked.offset_keys():
+                tensors[name], content = _copy(checked.get_tensor(name), file)
+                if digest:
+                    pool.submit(digest.update, content)
+            checking = pool.submit(
+                lambda: digest is not None and digest.hexdigest() == header[METADATA][key]
+            )
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
-    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        # What safetensors' torch binding raises for a dtype or shape that torch does not know.
+    except _UNKNOWN_TO_TORCH as error:
         raise FormatError(
             f"{path}: it holds a tensor that torch cannot read ({error!r}); get the file again"
         ) from error
     finally:
         pool.shutdown(wait=False)
-    header, _ = _split(data)
-    return Container(tensors, header.get(_METADATA, {}), hashing)
+    return Container(tensors, header, checking)
+
+
+def _copy(mapped: Tensor, file: BufferedReader) -> tuple[Tensor, memoryview]:
+    """The next tensor in `file`, of the size of `mapped`, and its bytes.
+
+    Read, not mapped: what is hashed, checked and used is one and the same, whatever becomes of the
+    file.
+    """
+    flat = memory.empty(mapped.nbytes, torch.uint8)
+    content = flat.numpy().data
+    if file.readinto(content) != mapped.nbytes:
+        raise OSError("it became shorter while it was read")
+    return flat.view(mapped.dtype).reshape(mapped.shape), content
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a file that is either complete or not there; equal content gives equal bytes.
 
-    Adds ModelSpec's hash of the tensors and a checksum over everything. A missing folder is made.
-    Raises `ShiraError` where the disk refuses.
+    Adds ModelSpec's hash of the tensors and a checksum over everything, see `checksum`. A missing
+    folder is made. Raises `ShiraError` where the disk refuses.
     """
-    header, body = _split(safetensors.torch.save(dict(tensors)))
-    header[_METADATA] = {**metadata, _HASH_KEY: f"0x{hashlib.sha256(body).hexdigest()}"}
-    header[_METADATA][CHECKSUM_KEY] = _checksum(header, body)
+    data = safetensors.torch.save(dict(tensors))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8:end]), memoryview(data)[end:]
+    header[METADATA] = {**metadata, _HASH_KEY: f"0x{hashlib.sha256(body).hexdigest()}"}
+    checksum.fill(header, body)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, lambda file: file.writelines((_head(header), body)))
@@ -153,21 +197,6 @@ def _replace(path: Path, write_to: Callable[[BinaryIO], None]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
-    """The header as JSON and the tensors' bytes, of data that safetensors has accepted."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:end]), memoryview(data)[end:]
-
-
-def _checksum(header: Mapping[str, Any], body: memoryview) -> str:
-    """SHA-256 of header and tensors, without the checksum itself and however JSON is spaced."""
-    stated = {key: one for key, one in header.get(_METADATA, {}).items() if key != CHECKSUM_KEY}
-    text = json.dumps({**header, _METADATA: stated}, sort_keys=True)
-    digest = hashlib.sha256(text.encode())
-    digest.update(body)
-    return digest.hexdigest()
 
 
 def _refuse_pickle(path: Path) -> None:

@@ -17,7 +17,6 @@ from shira_diffusion.errors import FormatError
 _SKIP = 255
 
 Code = np.ndarray[Any, np.dtype[np.uint8]]
-Places = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
 
 def encode(indices: Tensor) -> Tensor:
@@ -36,27 +35,15 @@ def decode(code: Tensor, nnz: int, numel: int) -> Tensor:
     Raises `FormatError` for a code that no indices have: another number of them, one out of
     bounds, or a skip at the end. Memory is bounded by the code's own length.
     """
-    indices = torch.empty(nnz, dtype=index_dtype(numel))
-    decode_into(code.numpy(), indices.numpy(), numel)
-    return indices
-
-
-def decode_into(steps: Code, indices: Places, numel: int) -> None:
-    """As `decode`, into an array of int32 or int64 that has the right size."""
+    steps: Code = code.numpy()
     marks = steps != _SKIP
     count = np.count_nonzero(marks)
-    if count != indices.size:
-        raise FormatError(f"the gap code marks {count} entries but there are {indices.size} values")
+    if count != nnz:
+        raise FormatError(f"the gap code marks {count} entries but there are {nnz} values")
     if steps.size and steps[-1] == _SKIP:
         raise FormatError("the gap code ends in a skip")
-    if not count:
-        return
-    # Half the bytes take half the time, as long as no code of this length can count beyond them.
-    short = (_SKIP + 1) * steps.size < 2**31
-    kind: np.dtype[np.signedinteger[Any]] = np.dtype(np.int32 if short else np.int64)
-    skipped = np.cumsum(steps, dtype=kind)[marks]
-    last = int(skipped[-1]) + count - 1
-    if last >= numel:
-        raise FormatError(f"the gap code reaches entry {last} of a weight with {numel}")
     # A mark moves past the entry itself too, a skip only over what it skips.
-    np.add(skipped, np.arange(count, dtype=kind), out=indices, casting="same_kind")
+    places = np.cumsum(steps, dtype=np.int64)[marks] + np.arange(count)
+    if count and places[-1] >= numel:
+        raise FormatError(f"the gap code reaches entry {places[-1]} of a weight with {numel}")
+    return torch.from_numpy(places).to(index_dtype(numel))

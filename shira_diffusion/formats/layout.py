@@ -1,7 +1,7 @@
 """Where the weights of a native file lie in its vectors, as a tree of their names in JSON.
 
 Names share most of their parts, so the tree of SDXL's 560 attention weights has 30 kB where the
-names alone would have 45. A leaf is `[shape, entries, bytes of gap code]`.
+names alone would have 45. A leaf is `[shape, entries]`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from shira_diffusion.errors import FormatError
@@ -21,11 +22,15 @@ _MOST_ENTRIES = 2**48
 
 @dataclass(frozen=True)
 class Extent:
-    """One weight: its shape, how many entries change, and how many bytes their gap code has."""
+    """One weight: its shape, and how many of its entries change."""
 
     shape: tuple[int, ...]
     nnz: int
-    code: int
+
+    @cached_property
+    def numel(self) -> int:
+        """How many entries the weight has."""
+        return math.prod(self.shape)
 
 
 Layout = Mapping[str, Mapping[str, Extent]]
@@ -67,7 +72,7 @@ def _tree(extents: Mapping[str, Extent]) -> dict[str, Any]:
                 last = ".".join((*parts[number:], last))
                 break
             node = inner
-        node[last] = [list(one.shape), one.nnz, one.code]
+        node[last] = [list(one.shape), one.nnz]
     return tree
 
 
@@ -87,9 +92,9 @@ def _leaves(tree: Any, key: str) -> dict[str, Extent]:
 
 
 def _extent(name: str, leaf: Any) -> Extent:
-    if not isinstance(leaf, list) or len(leaf) != 3:
-        raise FormatError(f"the weight {name!r} has no shape and sizes")
-    shape, nnz, code = leaf
-    if not all(type(size) is int and 0 <= size <= _MOST_ENTRIES for size in (nnz, code)):
-        raise FormatError(f"the weight {name!r} has impossible sizes")
-    return Extent(checked_shape(name, shape), nnz, code)
+    if not isinstance(leaf, list) or len(leaf) != 2:
+        raise FormatError(f"the weight {name!r} has no shape and number of entries")
+    shape, nnz = leaf
+    if type(nnz) is not int or not 0 <= nnz <= _MOST_ENTRIES:
+        raise FormatError(f"the weight {name!r} has an impossible number of entries")
+    return Extent(checked_shape(name, shape), nnz)

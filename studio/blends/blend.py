@@ -5,13 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import torch
 
 from shira_diffusion import Adapter, SparseDelta, fuse
+from shira_diffusion.cards import SPARSE
 from shira_diffusion.errors import SettingError
 from shira_diffusion.fuse.parts import Parts
-from studio.library import LORA, AdapterLibrary
+from studio.library import AdapterLibrary, method_name
 from studio.recipe import MAX_SEED, MAX_STRENGTH, MIN_STRENGTH
 
 MAX_PARTS = 6
@@ -73,6 +75,16 @@ class Blend:
         if faults:
             raise SettingError(" ".join(faults))
 
+    def plain(self) -> dict[str, Any]:
+        """The blend as JSON values, for `read`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> "Blend":
+        """The blend that `plain` wrote."""
+        ways = {"meeting": Meeting(settings["meeting"]), "thinning": Thinning(settings["thinning"])}
+        return cls(**{**settings, **ways})
+
     @property
     def words(self) -> str:
         """How it is made, in a line."""
@@ -94,18 +106,26 @@ def load_parts(library: AdapterLibrary, blend: Blend) -> dict[str, Adapter]:
         loaded[name] = library.load(library.find(name))
         entries = sum(one.nnz for one in loaded.values())
         if entries > MAX_ENTRIES:
-            loras = [one for one, made in loaded.items() if made.info.method == LORA]
             raise SettingError(
                 f"These adapters change {entries / 1e6:.0f} million entries, and a blend takes at "
-                f"most {MAX_ENTRIES / 1e6:.0f} million. "
-                + (
-                    f"{', '.join(loras)}: a LoRA changes every entry of its weights. Take its "
-                    "SHiRA twin, or mix it in Generate, which needs no blend."
-                    if loras
-                    else "Blend fewer of them, or mix them in Generate."
-                )
+                f"most {MAX_ENTRIES / 1e6:.0f} million. {_remedy(loaded)}"
             )
     return loaded
+
+
+def _remedy(loaded: Mapping[str, Adapter]) -> str:
+    whole = [
+        f"{name} ({method_name(adapter.info.method)})"
+        for name, adapter in loaded.items()
+        if adapter.info.method not in SPARSE
+    ]
+    if not whole:
+        return "Blend fewer of them, or mix them in Generate."
+    verb = "changes" if len(whole) == 1 else "change"
+    return (
+        f"{', '.join(whole)} {verb} every entry of the weights. Take a SHiRA adapter instead, or "
+        "mix them in Generate, which needs no blend."
+    )
 
 
 def blended(blend: Blend, adapters: Mapping[str, Adapter], *, name: str) -> Adapter:

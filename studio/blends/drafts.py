@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shira_diffusion import Adapter, AdapterInfo
+from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import SettingError
+from studio.blends.account import Account
 from studio.library import ADAPTER_FILE, CARD_FILE, THUMBNAIL_FILE, AdapterLibrary, Entry
-from studio.pictures import is_name, new_name
-from studio.shelf.arrivals import write_thumbnail
+from studio.pictures import is_name, new_name, write_text
 from studio.shelf.naming import folder_name, free_name, plain, words
+from studio.thumbnails import CARD_SIDE, write_thumbnail
 
 PREFIX = "blend/"
 """Drafts are known to the library by names that no folder can have."""
 KEPT = 24
+ACCOUNT_FILE = "blend.json"
+_GONE = "This blend is no longer there: press Blend again."
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class Draft:
 
     name: str
     entry: Entry
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder among the drafts."""
+        return self.name.removeprefix(PREFIX)
 
 
 class Drafts:
@@ -36,10 +45,16 @@ class Drafts:
         for path in self._all()[:KEPT]:
             library.lend(PREFIX + path.name, path)
 
-    def keep(self, adapter: Adapter) -> Draft:
-        """Write a draft and make it known to the library; the oldest beyond `KEPT` go."""
+    def keep(self, adapter: Adapter, account: Account, embeddings: Path | None = None) -> Draft:
+        """Write a draft and make it known to the library; the oldest beyond `KEPT` go.
+
+        `embeddings` is the file of the word that it takes over from one of its parts.
+        """
         place = self._folder / new_name()
         adapter.save(place / ADAPTER_FILE)
+        if embeddings is not None:
+            shutil.copyfile(embeddings, place / EMBEDDINGS)
+        write_text(account.to_json(), place / ACCOUNT_FILE)
         for old in self._all()[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
         return Draft(PREFIX + place.name, self._library.lend(PREFIX + place.name, place))
@@ -48,8 +63,16 @@ class Drafts:
         """The draft of this name; raises `SettingError` if it is gone."""
         folder = self._folder / name.removeprefix(PREFIX)
         if not is_name(folder.name) or not (folder / ADAPTER_FILE).is_file():
-            raise SettingError("This blend is no longer there: press Blend again.")
+            raise SettingError(_GONE)
         return Draft(name, self._library.find(name))
+
+    def account(self, draft: Draft) -> Account:
+        """What was written down of a draft when it was made; raises `SettingError`."""
+        try:
+            text = (self._folder / draft.folder / ACCOUNT_FILE).read_text(encoding="utf-8")
+            return Account.from_json(text)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise SettingError(_GONE) from error
 
     def publish(self, draft: Draft, title: str, triggers: str, picture: Path | None) -> str:
         """Put a draft into the library under a name made from `title`; return the name.
@@ -68,8 +91,11 @@ class Drafts:
         partial = folder.with_name(f".{name}.{secrets.token_hex(6)}.partial")
         try:
             Adapter(adapter.deltas, info).save(partial / ADAPTER_FILE)
-            has_picture = picture is not None and write_thumbnail(picture, partial / THUMBNAIL_FILE)
-            card = _card(info, has_picture=has_picture)
+            if (draft.entry.folder / EMBEDDINGS).is_file():
+                shutil.copyfile(draft.entry.folder / EMBEDDINGS, partial / EMBEDDINGS)
+            thumbnail = partial / THUMBNAIL_FILE
+            drawn = picture is not None and write_thumbnail(picture, thumbnail, CARD_SIDE)
+            card = _card(info, has_picture=drawn)
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
             partial.rename(folder)
         except BaseException:

@@ -1,6 +1,7 @@
 """The folders of grids, by ids that are never paths."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from studio.errors import GridError
@@ -8,7 +9,8 @@ from studio.grids import grid as grids
 from studio.grids.grid import Grid
 from studio.grids.plan import PLAN_FILE, Plan, sealed
 from studio.library import AdapterLibrary
-from studio.pictures import is_name, new_name
+from studio.pictures import is_name, made_words, new_name
+from studio.shelf.trash import Discarded, Trash
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,22 @@ class GridStore:
         """Make a new grid and return its id; it holds to the adapters as they are now."""
         name = new_name()
         grids.begin(sealed(plan, library), self.folder / name)
+        return name
+
+    @cached_property
+    def trash(self) -> Trash:
+        """The grids that were thrown away."""
+        return Trash(self.folder / ".trash")
+
+    def discard(self, name: str) -> Discarded:
+        """Throw a grid away; `restore` is the inverse."""
+        title = f"{self.open(name).plan.title}, {made_words(name)}"
+        return self.trash.discard(self.folder / name, title)
+
+    def restore(self, ticket: str) -> str:
+        """Bring back a grid that was thrown away; return its id."""
+        name = self.trash.find(ticket).name
+        self.trash.restore(ticket, self.folder / name)
         return name
 
     def open(self, name: str) -> Grid:

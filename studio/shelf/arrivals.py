@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from PIL import Image, UnidentifiedImageError
-
 from shira_diffusion import Adapter, formats, modelspec
 from shira_diffusion.cards import EMBEDDINGS, write_card
 from shira_diffusion.errors import FormatError, ShiraError
 from shira_diffusion.formats import container, lora
 from shira_diffusion.lowrank import LowRankDelta
+from shira_diffusion.words import read_word
 from studio.library import (
     ADAPTER_FILE,
     CARD_FILE,
@@ -24,13 +23,13 @@ from studio.library import (
     TWIN_ENDING,
     AdapterLibrary,
 )
-from studio.newwords import unloaded
+from studio.newwords import told as word_told
 from studio.shelf.archive import unpack
 from studio.shelf.fit import BaseWeights
 from studio.shelf.naming import folder_name, free_name, plain
+from studio.thumbnails import CARD_SIDE, write_thumbnail
 
 MAX_BYTES = 8 * 2**30
-THUMBNAIL_SIDE = 512
 
 
 class ArrivalError(ShiraError):
@@ -122,10 +121,10 @@ def _place(source: Path, extras: Path, adapter: Adapter, folder: Path, title: st
             card = (extras / CARD_FILE).read_text(encoding="utf-8", errors="replace")
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
         if (extras / EMBEDDINGS).is_file():
-            container.read_header(extras / EMBEDDINGS)
+            read_word(extras / EMBEDDINGS, adapter.info.training.get("new_token", ""))
             shutil.copyfile(extras / EMBEDDINGS, partial / EMBEDDINGS)
         if (extras / THUMBNAIL_FILE).is_file() or _unwrap_picture(partial, extras):
-            write_thumbnail(extras / THUMBNAIL_FILE, partial / THUMBNAIL_FILE)
+            write_thumbnail(extras / THUMBNAIL_FILE, partial / THUMBNAIL_FILE, CARD_SIDE)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -151,33 +150,13 @@ def _unwrap_picture(folder: Path, extras: Path) -> bool:
     return bool(data)
 
 
-def write_thumbnail(source: Path, target: Path) -> bool:
-    """Write a picture anew as a PNG of at most 512 px a side; one that cannot be read is left out.
-
-    Written anew, nothing but its pixels is left of it.
-    """
-    try:
-        with Image.open(source, formats=("PNG", "JPEG", "WEBP")) as opened:
-            picture = opened.convert("RGB")
-            picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-            picture.save(target)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-    ):
-        return False
-    return True
-
-
 def _remarks(library: AdapterLibrary, name: str) -> tuple[str, ...]:
     found = next((entry for entry in library.entries if entry.name == name), None)
     if found is None:
         return ()
     remarks = [f"It cannot be used here: {found.problem}."] if found.problem else []
-    remarks += unloaded(library, [name])
+    word = word_told(found)
+    remarks += [f"It brings a word of its own, {word}."] if word else []
     if not found.info.trigger_words:
         remarks.append("It names no trigger words: write them down under Edit.")
     return tuple(remarks)

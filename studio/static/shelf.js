@@ -1,20 +1,18 @@
 // The library's cards, with search, tags and filters.
 // `props.value` is {cards: [{name, title, kind, method, words, tags, size, about, thumbnail, problem}],
-// chosen, bin: [{ticket, title}], place}. Events: `choose` {name}, `restore` {ticket}, `empty`, `rescan`.
+// chosen, and what `bin.js` takes}. Events: `choose` {name}, `restore` {ticket}, `empty`, `rescan`.
 
 const KINDS = { style: "Styles", concept: "Concepts", "": "Others" };
 const view = { text: "", kind: "*", method: "*", tag: "" };
 
 const root = element.querySelector(".shelf");
-const bin = make("div", "notice");
-bin.setAttribute("role", "status");
+const bin = makeBin(() => value());
 const tools = make("div", "shelf-tools");
 const tags = make("div", "shelf-tags");
 const grid = make("div", "shelf-grid");
 const count = make("p", "quiet shelf-count");
 count.setAttribute("role", "status");
-const binned = make("details", "shelf-bin");
-root.append(bin, tools, tags, count, grid, binned);
+root.append(bin.notice, tools, tags, count, grid, bin.list);
 
 const value = () => props.value || { cards: [], bin: [] };
 
@@ -102,31 +100,6 @@ function drawGrid() {
     : "No adapters yet: train one, import a file, or put a folder with an adapter.safetensors into the adapters folder.";
 }
 
-function drawBin() {
-  const gone = value().bin;
-  const newest = gone.find((one) => one.ticket === value().deleted);
-  bin.hidden = !newest;
-  fill(bin, newest, () => (newest ? [make("span", "", `“${newest.title}” was deleted.`),
-    press("link", "Undo", "Bring it back", () => trigger("restore", { ticket: newest.ticket }))] : []));
-  binned.hidden = !gone.length;
-  fill(binned, gone, () => {
-    const list = make("ul");
-    for (const one of gone) {
-      const item = make("li");
-      item.append(make("span", "", one.title),
-        press("link", "Bring back", `Bring ${one.title} back`, () => trigger("restore", { ticket: one.ticket })));
-      list.append(item);
-    }
-    const empty = press("act", "Empty the trash", "Delete for good what is in it", () => {
-      // Two presses, since nothing brings it back.
-      if (empty.dataset.asked) trigger("empty", {});
-      empty.dataset.asked = "yes";
-      empty.textContent = "Press again to delete for good";
-    });
-    return [make("summary", "", `Trash (${gone.length})`), list, empty];
-  });
-}
-
 let followed = "";
 
 function follow() {
@@ -142,7 +115,7 @@ function draw() {
   follow();
   drawTools();
   drawGrid();
-  drawBin();
+  bin.draw();
 }
 
 watch("value", draw);

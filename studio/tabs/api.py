@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from shira_diffusion.errors import ShiraError
+from shira_diffusion.errors import SettingError, ShiraError
 from studio import making
 from studio.following import ended
 from studio.grids import compare, runner
@@ -19,7 +19,7 @@ from studio.making import Order
 from studio.prompt import read_tags
 from studio.recipe import Recipe
 from studio.service import Studio
-from studio.tabs.controls import choose_seed
+from studio.tabs.controls import SHELF, choose_seed
 from studio.tabs.telling import told
 
 MAX_JOBS = 1000
@@ -51,15 +51,15 @@ class Endpoints:
         """The newest jobs, newest first.
 
         `state` is queued, running, done, failed, cancelled or interrupted; `ahead` is how many
-        jobs come before a waiting one; `pictures` are the ids of finished pictures.
+        jobs come before a waiting one; `pictures` are the ids of finished pictures, of a grid its
+        id, of a blend its draft.
         """
-        worker = self.studio.worker
         return [
             {
                 "id": job.id,
                 "kind": job.kind,
                 "state": job.state.value,
-                "ahead": worker.standing(job.id).ahead,
+                "ahead": self.studio.worker_of(job.kind).standing(job.id).ahead,
                 "prompt": job.settings.get("recipe", {}).get("prompt", ""),
                 "created": job.created,
                 "started": job.started,
@@ -73,10 +73,25 @@ class Endpoints:
     def cancel(self, job: str) -> str:
         """Take a job out of the line, or end it at its next step; gives its state by then."""
         try:
-            self.studio.worker.cancel(job)
+            self.studio.worker_of(self.studio.jobs.get(job).kind).cancel(job)
             return self.studio.jobs.get(job).state.value
         except ShiraError as error:
             raise told(error) from error
+
+    def import_adapter(self, file: str) -> dict[str, Any]:
+        """Check a .safetensors or .zip file and take it into the library.
+
+        Gives the name and the title that it has there, and remarks on it; the name is made from
+        the file's. A file that is refused leaves nothing behind.
+        """
+        path = Path(file or "")
+        try:
+            if not file:
+                raise SettingError("No file came with the call: give one of .safetensors or .zip.")
+            arrival = self.studio.shelf.take_in(path, path.name)
+        except ShiraError as error:
+            raise told(error) from error
+        return asdict(arrival)
 
     async def generate(
         self,
@@ -203,3 +218,6 @@ def build(studio: Studio) -> None:
     )
     for call in calls:
         gr.api(call, concurrency_limit=None)
+    # Of a real component Gradio sees to it that the file was uploaded.
+    file, made = gr.File(label="file", visible=False), gr.JSON(label="adapter", visible=False)
+    file.upload(endpoints.import_adapter, file, made, api_name="import", **SHELF)

@@ -1,18 +1,20 @@
 """Blend: one adapter out of several, with what they do to each other, tried and then kept."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
+from studio.base import Base
 from studio.blends.blend import MAX_PARTS, Meeting, Thinning
 from studio.blends.heatmap import MEASURES
 from studio.recipe import MAX_SEED, MAX_STRENGTH, MIN_STRENGTH
 from studio.service import Studio
-from studio.tabs import blendview, gridview
-from studio.tabs.blending import BESIDE, BlendHandlers, Form, Made, Try
-from studio.tabs.controls import FOLLOW, PAGE, knobs, run_buttons
+from studio.tabs import blendview
+from studio.tabs.blending import BlendHandlers, Form, Made
+from studio.tabs.controls import BROWSER_KEY, FOLLOW, PAGE, RunButtons, knobs, run_buttons
 from studio.tabs.grid_job import Shown
 from studio.tabs.pairs import proposed_pair
+from studio.tabs.trying import BESIDE, TrialHandlers, Try, empty_trial
 
 _MEETINGS = [
     ("Sum", Meeting.SUM),
@@ -25,43 +27,57 @@ _THINNINGS = [
     ("Keep the largest", Thinning.LARGEST),
     ("DARE: drop at random", Thinning.DARE),
 ]
-_FUSE = {**FOLLOW, "concurrency_id": "blend", "concurrency_limit": 1}
 
 
-def build(studio: Studio, tab: gr.Tab) -> None:
+class Kept(NamedTuple):
+    """What the browser remembers: the last blend's job, and the grid of its trial."""
+
+    job: gr.BrowserState
+    trial: gr.BrowserState
+
+
+def kept_in_browser() -> Kept:
+    """Lay out what the browser remembers; outside of tabs, which Gradio reads only when opened."""
+    return Kept(
+        gr.BrowserState("", storage_key="shira-studio-blend", secret=BROWSER_KEY),
+        gr.BrowserState("", storage_key="shira-studio-trial", secret=BROWSER_KEY),
+    )
+
+
+def build(studio: Studio, page: gr.Blocks, tab: gr.Tab, kept: Kept) -> None:
     """Lay out the tab and connect it; its list of adapters is brought up to date when opened."""
-    handlers = BlendHandlers(studio)
+    handlers, trials = BlendHandlers(studio), TrialHandlers(studio)
     with gr.Row(elem_classes="bench"):
         with gr.Column(scale=5, min_width=280):
-            form = _form(handlers)
-            start = gr.Button("Blend", variant="primary", size="lg", elem_id="blend-start")
+            form, order = _form(handlers)
+            buttons = run_buttons("Blend", "blend")
         with gr.Column(scale=7, min_width=280):
-            made, measure = _made()
+            report = _report()
     with gr.Column(visible=False) as after:
         gr.HTML('<h2 class="section">Try it</h2>', apply_default_css=False)
-        shown = _trial(handlers, made, form)
+        trial = _trial(studio.engine.base, kept.trial)
         gr.HTML('<h2 class="section">Keep it</h2>', apply_default_css=False)
-        title, triggers = _keep(handlers, made, shown, form)
-    job = start.click(handlers.blend, [measure, *form.flat], [*made], **_FUSE)
-    job.then(handlers.offer, form.names, [after, measure, title, triggers], **PAGE)
-    looks = [made.pairs, made.pair, measure]
-    gr.on([made.pair.input, measure.input], handlers.heat, looks, made.heat, **PAGE)
-    job.failure(str, outputs=made.progress, **PAGE)
+        title, triggers, save, note = _keep()
+    made = Made(*report, gr.State(""), after, title, triggers)
+    opened = _connect_blend(handlers, page, made, form, order, buttons, kept.job)
+    _connect_trial(handlers, trials, opened, trial, made, form)
+    inputs: list[Any] = [made.draft, trial.shown.current, title, triggers]
+    save.click(handlers.keep, inputs, [form.names, note], **FOLLOW)
     tab.select(handlers.refresh, outputs=form.names, **PAGE)
 
 
-def _form(handlers: BlendHandlers) -> Form:
+def _form(handlers: BlendHandlers) -> tuple[Form, gr.State]:
     first = [name for name in proposed_pair(handlers.studio.library) if name]
     with gr.Group():
         names = gr.Dropdown(
             handlers.choices(), value=first, multiselect=True, max_choices=MAX_PARTS,
             label="Adapters", elem_id="blend-adapters",
-            info=f"Two to {MAX_PARTS}; a LoRA changes every entry of its weights, and so does "
-            "its blend.",
+            info=f"Two to {MAX_PARTS}; LoRAs and their kin change every entry of their weights, so "
+            "their blends do too.",
         )  # fmt: skip
         strengths = tuple(_strength(handlers, first, number) for number in range(MAX_PARTS))
     order = gr.State(first)
-    names.change(
+    names.input(
         handlers.place, [names, order, *strengths], [*strengths, order],
         trigger_mode="always_last", **PAGE,
     )  # fmt: skip
@@ -82,6 +98,10 @@ def _form(handlers: BlendHandlers) -> Form:
     thinning.change(
         lambda chosen: gr.update(visible=chosen != Thinning.NONE), thinning, keep, **PAGE
     )
+    return Form(names, strengths, meeting, thinning, keep, *_more()), order
+
+
+def _more() -> tuple[gr.Slider, gr.Number]:
     with gr.Accordion("More", open=False):
         result_keep = gr.Slider(
             1, 100, 100, step=1, label="Keep of the result (%)", buttons=[],
@@ -91,7 +111,7 @@ def _form(handlers: BlendHandlers) -> Form:
             0, label="Seed of DARE", precision=0, minimum=0, maximum=MAX_SEED,
             info="Another seed drops other entries.",
         )  # fmt: skip
-    return Form(names, strengths, meeting, thinning, keep, result_keep, seed)
+    return result_keep, seed
 
 
 def _strength(handlers: BlendHandlers, chosen: list[str], number: int) -> gr.Slider:
@@ -103,7 +123,8 @@ def _strength(handlers: BlendHandlers, chosen: list[str], number: int) -> gr.Sli
     )  # fmt: skip
 
 
-def _made() -> tuple[Made, gr.Radio]:
+def _report() -> tuple[Any, Any, Any, Any, Any, Any]:
+    """What is said of a blend, in the order of `Made`."""
     progress = gr.HTML(apply_default_css=False, elem_id="blend-progress")
     outcome = gr.HTML(apply_default_css=False, elem_id="blend-outcome")
     report = gr.HTML(blendview.empty(), apply_default_css=False, elem_id="blend-report")
@@ -114,12 +135,21 @@ def _made() -> tuple[Made, gr.Radio]:
             visible=False, elem_id="blend-measure",
         )  # fmt: skip
     heat = gr.HTML(apply_default_css=False, elem_id="blend-heat")
-    made = Made(progress, outcome, report, pair, heat, gr.State(""), gr.State(()), gr.State({}))
-    return made, measure
+    return progress, outcome, report, pair, measure, heat
 
 
-def _trial(handlers: BlendHandlers, made: Made, form: Form) -> Shown:
-    base = handlers.studio.engine.base
+class Trial(NamedTuple):
+    """The parts of the page around a trial."""
+
+    settings: Try
+    buttons: RunButtons
+    words: gr.Button
+    shown: Shown
+    slider: gr.ImageSlider
+    beside: gr.Radio
+
+
+def _trial(base: Base, current: gr.BrowserState) -> Trial:
     with gr.Row(elem_classes="ask"):
         with gr.Column(scale=5, min_width=280):
             prompt = gr.Textbox(
@@ -145,40 +175,66 @@ def _trial(handlers: BlendHandlers, made: Made, form: Form) -> Shown:
                 [*BESIDE], value="Plain sum", label="Beside the blend", elem_id="blend-beside"
             )
         with gr.Column(scale=7, min_width=280):
-            grid = gr.HTML(
-                gridview.empty("Base, plain sum and blend", "The same words, seed and noise."),
-                apply_default_css=False, elem_id="blend-grid",
-            )  # fmt: skip
-    shown = Shown(progress, grid, gr.State(""))
-    words.click(handlers.add_words, [prompt, form.names], prompt, **PAGE)
-    settings = Try(prompt, seeds, *numbers)
-    armed = gr.on(
-        [buttons.start.click, prompt.submit], handlers.arm, outputs=[*buttons, progress], **PAGE
-    )
-    job = armed.then(
-        handlers.attempt, [made.draft, made.parts, beside, *settings],
-        [*shown, slider, settings.seed], **FOLLOW,
-    )  # fmt: skip
-    # Gradio 6.31 calls `then` after a success only, against its documentation.
-    for event in (job.then, job.failure):
-        event(handlers.settle, shown.current, [*buttons, progress], **PAGE)
-    buttons.stop.click(handlers.stop, shown.current, **PAGE)
-    beside.input(handlers.beside, [shown.current, beside], slider, **PAGE)
-    return shown
+            grid = gr.HTML(empty_trial(), apply_default_css=False, elem_id="blend-grid")
+    shown = Shown(progress, grid, current)
+    return Trial(Try(prompt, seeds, *numbers), buttons, words, shown, slider, beside)
 
 
-def _keep(
-    handlers: BlendHandlers, made: Made, shown: Shown, form: Form
-) -> tuple[gr.Textbox, gr.Textbox]:
+def _keep() -> tuple[gr.Textbox, gr.Textbox, gr.Button, gr.HTML]:
     with gr.Row(elem_classes="ask"):
-        title = gr.Textbox(label="Title", max_lines=1, elem_id="blend-title")
+        title = gr.Textbox(label="Title", max_lines=1, min_width=240, elem_id="blend-title")
         triggers = gr.Textbox(
-            label="Trigger words", max_lines=1, elem_id="blend-triggers",
+            label="Trigger words", max_lines=1, min_width=240, elem_id="blend-triggers",
             info="Between commas; all that the parts were trained with.",
         )  # fmt: skip
         with gr.Column(scale=1, min_width=150):
-            button = gr.Button("Save to the library", variant="primary", elem_id="blend-save")
+            save = gr.Button("Save to the library", variant="primary", elem_id="blend-save")
     note = gr.HTML(apply_default_css=False, elem_id="blend-kept")
-    inputs: list[Any] = [made.draft, shown.current, title, triggers]
-    button.click(handlers.keep, inputs, [form.names, note], **FOLLOW)
-    return title, triggers
+    return title, triggers, save, note
+
+
+def _connect_blend(
+    handlers: BlendHandlers,
+    page: gr.Blocks,
+    made: Made,
+    form: Form,
+    order: gr.State,
+    buttons: RunButtons,
+    job: gr.BrowserState,
+) -> tuple[Any, Any]:
+    """Connect what makes a blend; gives what follows a new one, and one of before a reload."""
+    following = handlers.follow, [job, made.measure], [*made, *buttons]
+    begun = buttons.start.click(handlers.begin, form.flat, [job, *buttons, made.progress], **FOLLOW)
+    buttons.stop.click(handlers.stop, job, **PAGE)
+    opened = page.load(handlers.open_page, job, [*form.flat, order], **PAGE)
+    looks = [made.draft, made.pair, made.measure]
+    gr.on([made.pair.input, made.measure.input], handlers.heat, looks, made.heat, **FOLLOW)
+    return begun.success(*following, **FOLLOW), opened.success(*following, **FOLLOW)
+
+
+def _connect_trial(
+    handlers: BlendHandlers,
+    trials: TrialHandlers,
+    blends: tuple[Any, Any],
+    trial: Trial,
+    made: Made,
+    form: Form,
+) -> None:
+    new, opened = blends
+    shown, current = trial.shown, trial.shown.current
+    following = trials.follow, [current, trial.beside], [*shown, trial.slider, *trial.buttons]
+    belonging = trials.belong, [current, made.draft], [*shown, trial.slider]
+    starts = [trial.buttons.start.click, trial.settings.prompt.submit]
+    begun = gr.on(
+        starts, trials.begin, [made.draft, *trial.settings],
+        [current, trial.settings.seed, *trial.buttons, shown.progress], **FOLLOW,
+    )  # fmt: skip
+    begun.success(*following, **FOLLOW)
+    trial.buttons.stop.click(trials.stop, current, **PAGE)
+    trial.words.click(handlers.add_words, [trial.settings.prompt, form.names],
+                      trial.settings.prompt, **PAGE)  # fmt: skip
+    trial.beside.input(trials.beside, [current, trial.beside], trial.slider, **PAGE)
+    new.success(*belonging, **PAGE)
+    own = opened.success(*belonging, **PAGE)
+    restored = own.success(trials.open_page, current, [*trial.settings], **PAGE)
+    restored.success(*following, **FOLLOW)

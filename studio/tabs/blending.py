@@ -1,31 +1,31 @@
-"""What the buttons of Blend do."""
+"""What the buttons of Blend do to make a blend and to keep it; trials are in `trying`."""
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from shira_diffusion.errors import SettingError, ShiraError
-from studio.blends import trial
-from studio.blends.blend import MAX_PARTS, Blend, Meeting, Thinning, blended, load_parts
+from studio.blends import runner
+from studio.blends.account import Account
+from studio.blends.blend import MAX_PARTS, Blend, Meeting, Thinning
+from studio.blends.drafts import Draft
 from studio.blends.heatmap import heat_map
-from studio.blends.interference import Pair, measured
-from studio.grids import runner
-from studio.grids.grid import Grid
-from studio.newwords import unloaded
-from studio.recipe import Recipe
+from studio.blends.interference import Measuring
+from studio.errors import JobError
+from studio.following import follow
+from studio.jobs import Job, State
 from studio.service import Studio
-from studio.tabs import blendview, grid_job, gridview
-from studio.tabs.controls import choose_seed, read_size, showing, with_word
+from studio.tabs import blendview, trying
+from studio.tabs.controls import showing, with_word
+from studio.tabs.heatplot import heat_plot
 from studio.tabs.telling import remark, told
+from studio.worker import Standing
 
 TOLD_EVERY = 0.2
 """Seconds between two words on the progress."""
-BESIDE = {"Plain sum": 1, "Base": 0}
-"""What the blend can be seen beside, and its column in the trial."""
 
 
 class Form(NamedTuple):
@@ -56,33 +56,26 @@ class Form(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What the page shows of a blend; `draft` is its name, `pairs` what was measured."""
+    """What the page shows of a blend; `draft` is its name, `after` what can be done with it."""
 
     progress: Any
     outcome: Any
     report: Any
     pair: Any
+    measure: Any
     heat: Any
     draft: Any
-    pairs: Any
-    parts: Any
+    after: Any
+    title: Any
+    triggers: Any
 
 
-class Try(NamedTuple):
-    """The settings of a trial."""
-
-    prompt: Any
-    seeds: Any
-    steps: Any
-    guidance: Any
-    size: Any
-    seed: Any
-    fresh_seed: Any
+UNCHANGED = Made(*[gr.skip()] * len(Made._fields))
 
 
 @dataclass(frozen=True)
 class BlendHandlers:
-    """What the buttons of the tab do."""
+    """What the controls of the tab do, but for the trial."""
 
     studio: Studio
 
@@ -90,119 +83,83 @@ class BlendHandlers:
         """Sliders for the chosen adapters, each with the strength that it had; then their order."""
         chosen = (names or [])[:MAX_PARTS]
         before = dict(zip(order, strengths, strict=False))
-        titles = self._titles()
-        sliders = [
-            gr.update(visible=True, label=titles.get(name, name), value=before.get(name, 1.0))
-            for name in chosen
-        ]
-        return [*sliders, *[gr.update(visible=False)] * (MAX_PARTS - len(chosen)), chosen]
+        sliders = self._sliders({name: before.get(name, 1.0) for name in chosen})
+        return [*sliders, chosen]
 
-    def blend(self, measure: str, *values: Any) -> Iterator[Made]:
-        """Measure the parts, fuse them, keep the result as a draft."""
-        form = Form.read(*values)
+    def begin(self, *values: Any) -> tuple[Any, ...]:
+        """Put a blend in line; gives its job, the buttons and the progress."""
         try:
-            yield _still(blendview.busy(None))
-            blend = self._read(form)
-            adapters = load_parts(self.studio.library, blend)
-            made = blended(blend, adapters, name="blend")
-            pairs: list[Pair] = []
-            seen = time.monotonic()
-            for item in measured(adapters):
-                if isinstance(item, Pair):
-                    pairs.append(item)
-                elif time.monotonic() - seen > TOLD_EVERY:
-                    seen = time.monotonic()
-                    yield _still(blendview.busy(item))
-            draft = self.studio.drafts.keep(made)
-            for lost in unloaded(self.studio.library, blend.parts):
-                remark(f"{lost} The blend is without it.")
+            blend = _read(Form.read(*values))
+            bearers = [entry.title for entry in runner.bearers_of(self.studio.library, blend)]
+            job = self.studio.bench.submit(runner.KIND, blend.plain())
         except ShiraError as error:
             raise told(error) from error
-        titles = self._titles()
-        words = [(blendview.pair_words(pair, titles), index) for index, pair in enumerate(pairs)]
-        yield Made(
-            progress="",
-            outcome=blendview.outcome(made, blend.words, draft.entry.stamp.size, adapters),
-            report=blendview.report(pairs, titles),
-            pair=gr.update(choices=words, value=0, visible=len(pairs) > 1),
-            heat=blendview.heat_map(heat_map(pairs[0].meetings, measure), measure),
-            draft=draft.name,
-            pairs=tuple(pairs),
-            parts=dict(blend.parts),
-        )
-
-    def heat(self, pairs: Sequence[Pair], index: int | None, measure: str) -> str:
-        """The map of another pair or measure."""
-        if not pairs:
-            return ""
-        return blendview.heat_map(heat_map(pairs[index or 0].meetings, measure), measure)
-
-    def add_words(self, prompt: str, names: list[str] | None) -> str:
-        """The prompt with the trigger words of the chosen adapters."""
-        for word in self._triggers(names or []):
-            prompt = with_word(prompt, word)
-        return prompt
-
-    def offer(self, names: list[str] | None) -> tuple[Any, ...]:
-        """What to do with a blend that is made: shown, with a title and trigger words to keep."""
-        titles = self._titles()
-        title = " + ".join(titles.get(name, name) for name in names or [])
-        words = ", ".join(self._triggers(names or []))
-        shown = gr.update(visible=True)
-        return shown, shown, gr.update(value=title), gr.update(value=words)
-
-    async def attempt(
-        self, draft: str, parts: dict[str, float], beside: str, *values: Any
-    ) -> AsyncIterator[tuple[Any, ...]]:
-        """Draw base, plain sum and blend; the outputs are `Shown`, the slider and the seed."""
-        form = Try(*values)
-        try:
-            if not draft:
-                raise SettingError("There is no blend yet: press Blend first.")
-            self.studio.drafts.find(draft)
-            width, height = read_size(self.studio.engine.base, form.size)
-            recipe = Recipe(
-                prompt=form.prompt or "",
-                steps=int(form.steps or 0),
-                guidance=form.guidance,
-                seed=choose_seed(form.seed, fresh=form.fresh_seed),
-                width=width,
-                height=height,
+        if len(bearers) > 1:
+            remark(
+                f"{' and '.join(bearers)} each bring a word of their own, and a file holds one: "
+                "the blend is without these words."
             )
-            for words in self.studio.engine.remarks(replace(recipe, mix=parts)):
-                remark(words)
-            plan = trial.plan(self.studio.library, recipe, parts, draft, seeds=int(form.seeds or 1))
-            name = self.studio.grids.begin(plan, self.studio.library)
-            runner.submit(self.studio.worker, name)
-            async for shown, grid in grid_job.watched(self.studio, name):
-                yield *shown, _slider(grid, beside), recipe.seed
+        return job.id, *showing(running=True), blendview.busy(None)
+
+    def stop(self, job: str) -> None:
+        """Take the blend out of the line, or end it at its next weight."""
+        if job:
+            self.studio.bench.cancel(job)
+
+    async def follow(self, job: str, measure: str) -> AsyncIterator[tuple[Any, ...]]:
+        """Show a blend on its way and when it is made; the outputs are `Made` and the buttons.
+
+        Any page may follow any job at any time: a page that is loaded again goes on here.
+        """
+        yield *UNCHANGED, gr.skip(), gr.skip()
+        seen = 0.0
+        try:
+            async for standing in follow(self.studio.bench, job):
+                if standing.job.is_over:
+                    break
+                if time.monotonic() - seen > TOLD_EVERY:
+                    seen = time.monotonic()
+                    busy = UNCHANGED._replace(progress=_busy(standing))
+                    yield *busy, *showing(running=True)
+        except JobError:  # none was made on this page, or long ago
+            return
+        yield *self._over(standing.job, measure), *showing(running=False)
+
+    def open_page(self, job: str) -> tuple[Any, ...]:
+        """For a page that opens: the form as it was for the last blend, and the order of names."""
+        try:
+            blend = Blend.read(self.studio.jobs.get(job).settings) if job else None
+        except (ShiraError, LookupError, TypeError, ValueError):
+            blend = None
+        if blend is None:
+            return *[gr.skip()] * (MAX_PARTS + len(Form._fields) - 1), gr.skip()
+        known = {entry.name for entry in self.studio.library.usable}
+        parts = {name: strength for name, strength in blend.parts.items() if name in known}
+        form = Form(
+            gr.update(choices=self.choices(), value=[*parts]),
+            tuple(self._sliders(parts)),
+            blend.meeting,
+            blend.thinning,
+            gr.update(value=blend.keep * 100, visible=blend.thinning != Thinning.NONE),
+            blend.result_keep * 100,
+            blend.seed,
+        )
+        return *form.flat, [*parts]
+
+    def heat(self, draft: str, index: int | None, measure: str) -> str:
+        """The map of another pair or measure."""
+        if not draft:
+            return ""
+        try:
+            return self._heat(self.studio.drafts.account(self._draft(draft)), index or 0, measure)
         except ShiraError as error:
             raise told(error) from error
-
-    def beside(self, current: str, beside: str) -> Any:
-        """The slider with the blend beside something else."""
-        return _slider(self.studio.grids.open(current), beside) if current else gr.skip()
-
-    def arm(self) -> tuple[Any, ...]:
-        """At the press of Try: say that it goes on."""
-        return *showing(running=True), gridview.progress(None, None)
-
-    def settle(self, current: str) -> tuple[Any, ...]:
-        """When a trial is at rest."""
-        running = bool(current and runner.job_of(self.studio.worker, current))
-        return *showing(running=running), gr.skip() if running else ""
-
-    def stop(self, current: str) -> None:
-        """Stop the trial on the page."""
-        grid_job.stop(self.studio, current)
 
     def keep(self, draft: str, current: str, title: str, triggers: str) -> tuple[Any, str]:
         """Put the blend into the library; the trial's first picture becomes its thumbnail."""
         try:
-            if not draft:
-                raise SettingError("There is no blend yet: press Blend first.")
-            found = self.studio.drafts.find(draft)
-            name = self.studio.drafts.publish(found, title, triggers, self._picture(current, draft))
+            found, picture = self._draft(draft), trying.picture(self.studio, current, draft)
+            name = self.studio.drafts.publish(found, title, triggers, picture)
         except ShiraError as error:
             raise told(error) from error
         except OSError as error:
@@ -223,38 +180,76 @@ class BlendHandlers:
         """What people call an adapter."""
         return self._titles().get(name, name)
 
-    def _read(self, form: Form) -> Blend:
-        return Blend(
-            form.parts,
-            Meeting(form.meeting),
-            Thinning(form.thinning),
-            keep=(form.keep or 0) / 100,
-            result_keep=(form.result_keep or 0) / 100,
-            seed=int(form.seed or 0),
-        )
-
-    def _picture(self, current: str, draft: str) -> Path | None:
-        """The first picture of the blend in the trial on the page, if it is of this draft."""
-        cells = self.studio.grids.open(current).cells if current else ()
-        found = (cell.picture for cell in cells if draft in cell.mix and cell.picture)
-        return next(found, None)
-
-    def _titles(self) -> dict[str, str]:
-        return {entry.name: entry.title for entry in self.studio.library.usable}
+    def add_words(self, prompt: str, names: list[str] | None) -> str:
+        """The prompt with the trigger words of the chosen adapters."""
+        for word in self._triggers(names or []):
+            prompt = with_word(prompt, word)
+        return prompt
 
     def _triggers(self, names: Sequence[str]) -> list[str]:
         known = {entry.name: entry.info.trigger_words for entry in self.studio.library.usable}
         return list(dict.fromkeys(word for name in names for word in known.get(name, ())))
 
+    def _over(self, job: Job, measure: str) -> Made:
+        if job.state != State.DONE:
+            return UNCHANGED._replace(progress="", report=blendview.ended(job))
+        try:
+            draft = self.studio.drafts.find(job.results[-1])
+            account = self.studio.drafts.account(draft)
+        except ShiraError:  # one of long ago: the form is all that is left of it
+            return UNCHANGED._replace(progress="")
+        titles = self._titles()
+        pairs = [
+            (blendview.pair_words(pair, titles), number)
+            for number, pair in enumerate(account.pairs)
+        ]
+        names = [*account.blend.parts]
+        return Made(
+            progress="",
+            outcome=blendview.outcome(account, draft.entry.stamp.size),
+            report=blendview.report(account.pairs, titles),
+            pair=gr.update(choices=pairs, value=0, visible=len(pairs) > 1),
+            measure=gr.update(visible=True),
+            heat=self._heat(account, 0, measure),
+            draft=draft.name,
+            after=gr.update(visible=True),
+            title=" + ".join(titles.get(name, name) for name in names),
+            triggers=", ".join(self._triggers(names)),
+        )
 
-def _still(progress: str) -> Made:
-    """The page as it is, but for the progress."""
-    return Made(progress, *[gr.skip()] * (len(Made._fields) - 1))
+    def _heat(self, account: Account, index: int, measure: str) -> str:
+        pair = account.pairs[index]
+        words = blendview.pair_words(pair, self._titles())
+        return heat_plot(heat_map(pair.meetings, measure), measure, words)
+
+    def _draft(self, name: str) -> Draft:
+        if not name:
+            raise SettingError("There is no blend yet: press Blend first.")
+        return self.studio.drafts.find(name)
+
+    def _sliders(self, parts: dict[str, float]) -> list[Any]:
+        titles = self._titles()
+        sliders = [
+            gr.update(visible=True, label=titles.get(name, name), value=strength)
+            for name, strength in parts.items()
+        ]
+        return [*sliders, *[gr.update(visible=False)] * (MAX_PARTS - len(parts))]
+
+    def _titles(self) -> dict[str, str]:
+        return {entry.name: entry.title for entry in self.studio.library.usable}
 
 
-def _slider(grid: Grid, beside: str) -> Any:
-    """The first row's two pictures, once both are there."""
-    left, right = grid.cells[BESIDE[beside]].picture, grid.cells[2].picture
-    if left is None or right is None:
-        return gr.skip()
-    return gr.update(value=(str(left), str(right)), label=f"{beside} (left), blend (right)")
+def _read(form: Form) -> Blend:
+    return Blend(
+        form.parts,
+        Meeting(form.meeting),
+        Thinning(form.thinning),
+        keep=(form.keep or 0) / 100,
+        result_keep=(form.result_keep or 0) / 100,
+        seed=int(form.seed or 0),
+    )
+
+
+def _busy(standing: Standing) -> str:
+    progress = standing.progress
+    return blendview.busy(progress if isinstance(progress, Measuring) else None, standing.ahead)

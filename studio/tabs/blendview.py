@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from shira_diffusion import Adapter
-from studio.blends.heatmap import HeatMap
+from studio.blends.account import Account
 from studio.blends.interference import Measuring, Pair
+from studio.jobs import Job, State
 from studio.tabs.cards import size_words
 
 _HEADS = (
@@ -23,6 +23,11 @@ _MEANING = (
     "multiplicative interference. Low numbers are no promise: adapters that are strictly "
     "orthogonal can still mix their concepts (arXiv 2510.03262). Look at the pictures as well."
 )
+_ENDED = {
+    State.FAILED: ("That did not work", ""),
+    State.CANCELLED: ("Stopped", "There is no blend yet."),
+    State.INTERRUPTED: ("Cut short when the studio ended", "Press Blend again."),
+}
 
 
 def empty() -> str:
@@ -35,11 +40,13 @@ def empty() -> str:
     )
 
 
-def busy(measuring: Measuring | None) -> str:
-    """How far the measuring is."""
+def busy(measuring: Measuring | None, ahead: int = 0) -> str:
+    """How far the measuring is, or how many blends come first."""
     share = measuring.done / measuring.total if measuring and measuring.total else 0.0
     words = "Reading the adapters…"
-    if measuring:
+    if ahead:
+        words = "Another blend is made first…"
+    elif measuring:
         words = f"Measuring interference: weight {measuring.done} of {measuring.total}"
     return (
         '<div class="progress" role="status">'
@@ -47,19 +54,18 @@ def busy(measuring: Measuring | None) -> str:
     )
 
 
-def outcome(adapter: Adapter, words: str, size: int, parts: Mapping[str, Adapter]) -> str:
-    """What came out: how it was made, how much it changes, how large its file is."""
-    before = sum(one.nnz for one in parts.values())
+def outcome(account: Account, size: int) -> str:
+    """What came out: how it was made, how much it changes, how large its file is (bytes)."""
     facts = [
-        ("How", words, "What was done to the adapters"),
+        ("How", account.blend.words, "What was done to the adapters"),
         (
             "Entries",
-            f"{adapter.nnz:,} from {before:,}",
+            f"{account.entries:,} from {account.before:,}",
             "Changed entries: the blend's, and those of all parts counted together",
         ),
         (
             "Density",
-            f"{adapter.density * 100:.2f} %",
+            f"{account.density * 100:.2f} %",
             "Of the weights that it touches, the share that changes",
         ),
         ("File", size_words(size), "As it would lie in the library"),
@@ -90,56 +96,29 @@ def _pair_row(pair: Pair, titles: Mapping[str, str]) -> str:
         f"{pair.overlap * 100:.1f} %",
         f"{pair.chance * 100:.1f} %",
         f"{pair.opposed * 100:.0f} %" if pair.shared else "–",
-        f"{pair.awom:.3g} ({pair.relative_awom * 100:.1f} %)",
+        f"{pair.awom:.3g} ({pair.relative_awom * 100:.1f}\u00a0%)",
         f"{pair.awor:.3f}",
     )
     cells = "".join(f"<td>{value}</td>" for value in values)
     return (
         f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
-        f'<tr class="verdict"><td colspan="{len(values) + 1}">{escape(pair.verdict)}</td></tr>'
+        f'<tr class="verdict"><td colspan="{len(values) + 1}">'
+        f"<span>{escape(pair.verdict)}</span></td></tr>"
     )
 
 
 def pair_words(pair: Pair, titles: Mapping[str, str]) -> str:
     """What people call a pair."""
-    return f"{titles[pair.a]} and {titles[pair.b]}"
+    return f"{titles.get(pair.a, pair.a)} and {titles.get(pair.b, pair.b)}"
 
 
-def heat_map(shown: HeatMap, measure: str) -> str:
-    """The map as a table whose cells are tinted by value, from the lowest to the highest."""
-    heads = "".join(f'<th scope="col">{escape(column)}</th>' for column in shown.columns)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(title)}</th>'
-        + "".join(
-            _heat_cell(value, shown, f"{title}, {column}: {measure}")
-            for column, value in zip(shown.columns, values, strict=True)
-        )
-        + "</tr>"
-        for title, values in zip(shown.rows, shown.values, strict=True)
-    )
-    low, high = _number(shown.lowest, measure), _number(shown.highest, measure)
+def ended(job: Job) -> str:
+    """What stands in the place of the report when a blend came to nothing."""
+    title, words = _ENDED[job.state]
     return (
-        f'<div class="cells-scroll"><table class="heat"><thead><tr><td></td>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-        f'<p class="heat-scale"><span>{low}</span><i></i><span>{high}</span>'
-        f"<span>{measure} by block of the network (across) and kind of layer (down)</span></p>"
+        f'<div class="grid-empty empty"><strong>{escape(title)}</strong>'
+        f"<span>{escape(job.error if job.state == State.FAILED else words)}</span></div>"
     )
-
-
-def _heat_cell(value: float | None, shown: HeatMap, name: str) -> str:
-    if value is None:
-        return "<td></td>"
-    measure = name.rpartition(": ")[2]
-    spread = shown.highest - shown.lowest
-    share = (value - shown.lowest) / spread if spread else 0.0
-    words = _number(value, measure)
-    return f'<td style="--heat:{share:.3f}" title="{escape(name)} {words}">{words}</td>'
-
-
-def _number(value: float, measure: str) -> str:
-    if measure in ("Overlap", "Opposed"):
-        return f"{value * 100:.1f} %"
-    return f"{value:.3g}"
 
 
 def kept(title: str, name: str) -> str:

@@ -30,8 +30,8 @@ def _card(entry: Entry) -> dict[str, Any]:
 
 
 def size_words(size: int) -> str:
-    """A file size as people read it."""
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 1):.0f} kB"
+    """A file size as people read it, which no line breaks in two."""
+    return f"{size / 1e6:.1f}\u00a0MB" if size >= 1e6 else f"{max(size / 1e3, 1):.0f}\u00a0kB"
 
 
 def recent_pictures(pictures: PictureStore, limit: int = RECENT) -> list[dict[str, str]]:

@@ -8,9 +8,9 @@ from studio.grids.compare import MAX_SEEDS
 from studio.library import AdapterLibrary
 from studio.recipe import MAX_STRENGTH, MIN_STRENGTH
 from studio.service import Studio
-from studio.tabs import gridview
+from studio.tabs import widgets
 from studio.tabs.axis_fields import AxisFields, axis_fields
-from studio.tabs.comparing import CROSSED, TWINS, CompareHandlers, Form
+from studio.tabs.comparing import CROSSED, TWINS, CompareHandlers, Form, empty
 from studio.tabs.controls import FOLLOW, PAGE, RunButtons, knobs, run_buttons
 from studio.tabs.grid_job import Shown
 from studio.tabs.pairs import adapter_choices, proposed_pair
@@ -27,6 +27,8 @@ class Place(NamedTuple):
 
     shown: Shown
     resume: gr.Button
+    delete: gr.Button
+    trash: gr.HTML
     earlier: gr.Dropdown
 
 
@@ -55,7 +57,8 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     size = gr.HTML(handlers.size(*_values(form)), apply_default_css=False, elem_id="plan-size")
     place = _place()
     gr.HTML(f'<p class="help">{EXPLANATION}</p>')
-    tab.select(handlers.choices, outputs=[a[0], b[0], rows.names, columns.names], **PAGE)
+    listed = [a[0], b[0], rows.names, columns.names, place.trash]
+    tab.select(handlers.choices, outputs=listed, **PAGE)
     _connect(handlers, form, buttons, place, size, tab)
     gr.on(
         [part.change for part in form if part is not prompt],
@@ -103,19 +106,16 @@ def _layout(library: AdapterLibrary) -> tuple[gr.Radio, gr.Slider, AxisFields, A
 
 def _place() -> Place:
     progress = gr.HTML(apply_default_css=False, elem_id="compare-progress")
-    nothing = gridview.empty(
-        "One seed, many pictures",
-        "Choose two adapters and press Compare. Every picture is saved as soon as it is there, "
-        "and what was stopped can be continued.",
-    )
-    grid = gr.HTML(nothing, elem_id="grid", apply_default_css=False)
+    grid = gr.HTML(empty(), elem_id="grid", apply_default_css=False)
     with gr.Row(elem_classes="after"):
         resume = gr.Button("Continue", visible=False, size="sm", elem_id="compare-resume")
+        delete = gr.Button("Delete this grid", visible=False, size="sm", elem_id="compare-delete")
     earlier = gr.Dropdown(
         [], label="Earlier grids", elem_id="compare-earlier",
         info="They stay on disk; an unfinished one can be continued.",
     )  # fmt: skip
-    return Place(Shown(progress, grid, gr.State("")), resume, earlier)
+    trash = widgets.trash("compare")
+    return Place(Shown(progress, grid, gr.State("")), resume, delete, trash, earlier)
 
 
 def _connect(
@@ -127,7 +127,7 @@ def _connect(
     tab: gr.Tab,
 ) -> None:
     current, progress = place.shown.current, place.shown.progress
-    settled = [*buttons, progress, place.resume, place.earlier]
+    settled = [*buttons, progress, place.resume, place.delete, place.earlier]
 
     def begin(starts: list[Any], work: Any, inputs: list[Any], outputs: list[Any]) -> None:
         armed = gr.on(starts, handlers.arm, outputs=settled[:-1], **PAGE)
@@ -147,7 +147,11 @@ def _connect(
     begin([place.resume.click], handlers.resume, [current], [*place.shown])
     chosen = place.earlier.input(str, place.earlier, current, **PAGE)
     opened = tab.select(handlers.running, current, current, **PAGE)
-    for arrival in (chosen, opened):
+    restored = place.trash.restore(handlers.restore, outputs=[current, place.trash], **FOLLOW)
+    place.trash.empty(handlers.empty_trash, outputs=place.trash, **PAGE)
+    deleted = place.delete.click(handlers.delete, current, [*place.shown, place.trash], **FOLLOW)
+    deleted.success(handlers.settle, current, settled, **PAGE)
+    for arrival in (chosen, opened, restored):
         ready = arrival.then(handlers.arrive, current, settled, **PAGE)
         ended(ready.then(handlers.follow, current, [*place.shown], **FOLLOW), handlers.arrive)
     buttons.stop.click(handlers.stop, current, **PAGE)

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from shira_diffusion.errors import SettingError, ShiraError
+from studio.blends import trial
+from studio.durations import duration
+from studio.errors import GridError
 from studio.grids import axes, compare, estimate, runner
 from studio.grids.axes import Draft
 from studio.grids.compare import Choice
@@ -21,8 +24,11 @@ from studio.tabs.controls import choose_seed, read_size, showing, with_word
 from studio.tabs.grid_job import Shown
 from studio.tabs.pairs import adapter_choices
 from studio.tabs.telling import remark, told
+from studio.tabs.widgets import binned
 
 TWINS, CROSSED = "SHiRA beside LoRA", "X/Y grid"
+OWN = (compare.KIND, axes.KIND)
+"""The kinds of grids that are begun here."""
 EARLIER = 40
 
 
@@ -67,7 +73,7 @@ class CompareHandlers:
             words += f", {plan.pictures} different pictures"
         seconds = estimate.seconds(plan, self.studio.pictures, self.studio.grids)
         if seconds is not None:
-            words += f", about {gridview.duration(seconds)}"
+            words += f", about {duration(seconds)}"
         return gridview.size(words)
 
     async def start(self, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
@@ -100,7 +106,7 @@ class CompareHandlers:
             return current
         open_ones = (
             name
-            for name, grid in self._recent()
+            for name, grid in self.studio.grids.recent(OWN, EARLIER)
             if not grid.whole and runner.job_of(self.studio.worker, name)
         )
         return next(open_ones, "")
@@ -120,9 +126,33 @@ class CompareHandlers:
         """Stop the grid on the page."""
         grid_job.stop(self.studio, current)
 
+    def delete(self, current: str) -> tuple[Any, ...]:
+        """Throw the grid on the page away; the outputs are `Shown` and the trash."""
+        try:
+            if runner.job_of(self.studio.worker, current):
+                raise GridError("This grid is still being filled: stop it first.")
+            ticket = self.studio.grids.discard(current).ticket
+        except ShiraError as error:
+            raise told(error) from error
+        return *Shown("", empty(), ""), binned(self.studio.grids.trash, ticket)
+
+    def restore(self, event: gr.EventData) -> tuple[str, Any]:
+        """Bring a grid back; gives its id and the trash."""
+        try:
+            name = self.studio.grids.restore(str(event.ticket))
+        except ShiraError as error:
+            raise told(error) from error
+        return name, binned(self.studio.grids.trash)
+
+    def empty_trash(self) -> Any:
+        """Delete for good what was thrown away."""
+        self.studio.grids.trash.empty()
+        return binned(self.studio.grids.trash)
+
     def arm(self) -> tuple[Any, ...]:
         """At the press of a button: say that it goes on."""
-        return *showing(running=True), gridview.progress(None, None), gr.update(visible=False)
+        hidden = gr.update(visible=False)
+        return *showing(running=True), gridview.progress(None, None), hidden, hidden
 
     def settle(self, current: str) -> tuple[Any, ...]:
         """When a grid is at rest, however that came: the buttons and the list of grids."""
@@ -131,6 +161,7 @@ class CompareHandlers:
             *showing(running=running),
             "" if not running else gr.skip(),
             gr.update(visible=grid_job.can_go_on(self.studio, current)),
+            gr.update(visible=bool(current) and not running),
             gr.update(choices=self._earlier(), value=current or None),
         )
 
@@ -143,10 +174,10 @@ class CompareHandlers:
         return settled if current else (*[gr.skip()] * (len(settled) - 1), settled[-1])
 
     def choices(self) -> tuple[Any, ...]:
-        """The adapters to choose from, as they are on disk now: A, B and both axes."""
+        """The adapters to choose from, as they are now: A, B and both axes; and the trash."""
         names = gr.update(choices=[("No adapter", ""), *adapter_choices(self.studio.library)])
         all_names = gr.update(choices=axis_choices(self.studio.library))
-        return names, names, all_names, all_names
+        return names, names, all_names, all_names, binned(self.studio.grids.trash)
 
     def add_words(self, prompt: str, a: str | None, b: str | None) -> str:
         """The prompt with the trigger words of both adapters."""
@@ -188,11 +219,19 @@ class CompareHandlers:
         )
         return list(dict.fromkeys(found))[:3]
 
-    def _recent(self) -> list[tuple[str, Grid]]:
-        return self.studio.grids.recent((compare.KIND, axes.KIND), EARLIER)
-
     def _earlier(self) -> list[tuple[str, str]]:
-        return [(_listed(name, grid), name) for name, grid in self._recent()]
+        """Every grid, trials of Blend too: here they can be found and deleted."""
+        found = self.studio.grids.recent((*OWN, trial.KIND), EARLIER)
+        return [(_listed(name, grid), name) for name, grid in found]
+
+
+def empty() -> str:
+    """What stands in the place of the grid before there is one."""
+    return gridview.empty(
+        "One seed, many pictures",
+        "Choose two adapters and press Compare. Every picture is saved as soon as it is there, "
+        "and what was stopped can be continued.",
+    )
 
 
 def _choice(place: str, name: str | None, strength: float) -> Choice:

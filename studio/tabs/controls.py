@@ -19,6 +19,13 @@ PAGE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """For listeners that only touch the page and do not fail: they wait for nothing."""
 
 
+SHELF = {"concurrency_id": "shelf", "concurrency_limit": 2}
+"""For listeners that read or write adapters' files."""
+
+BROWSER_KEY = "shira-studio"
+"""Settings in the browser are no secret: with a key of their own they outlive the studio."""
+
+
 class Knobs(NamedTuple):
     """The numbers of a picture, in the order that handlers take them."""
 

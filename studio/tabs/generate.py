@@ -9,12 +9,9 @@ from studio.making import MAX_COUNT
 from studio.service import Studio
 from studio.tabs import fragments, stage
 from studio.tabs.cards import adapter_cards, recent_pictures
-from studio.tabs.controls import FOLLOW, PAGE, RunButtons, knobs, run_buttons
+from studio.tabs.controls import BROWSER_KEY, FOLLOW, PAGE, RunButtons, knobs, run_buttons
 from studio.tabs.generating import Form, GenerateHandlers, Shown, add_words
 from studio.tabs.parts import adapter_rack, picture_stage, picture_strip
-
-# Settings in the browser are no secret: with a key of their own they outlive the studio.
-_BROWSER_KEY = "shira-studio"
 
 
 def build(studio: Studio, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -44,7 +41,7 @@ def build(studio: Studio, page: gr.Blocks, tab: gr.Tab) -> None:
             elem_id="png", min_width=0, scale=0,
         )  # fmt: skip
     strip = picture_strip(recent_pictures(studio.pictures))
-    job = gr.BrowserState("", storage_key="shira-studio-job", secret=_BROWSER_KEY)
+    job = gr.BrowserState("", storage_key="shira-studio-job", secret=BROWSER_KEY)
     _connect_job(handlers, page, form, shown, buttons, strip, job)
     _connect_page(handlers, form, shown, strip, job, png)
     tab.select(handlers.rescan, outputs=form.rack, **PAGE)

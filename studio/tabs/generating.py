@@ -14,7 +14,6 @@ from studio.following import follow
 from studio.infotext import to_infotext
 from studio.jobs import Job, State
 from studio.making import Making, Order
-from studio.newwords import unloaded
 from studio.prompt import read_tags
 from studio.reading import read_picture
 from studio.recipe import Recipe
@@ -72,8 +71,7 @@ class GenerateHandlers:
             job = self.studio.worker.submit(making.KIND, order.plain())
         except ShiraError as error:
             raise told(error) from error
-        untaught = unloaded(self.studio.library, order.recipe.mix)
-        for words in [*self.studio.engine.remarks(order.recipe), *untaught]:
+        for words in self.studio.engine.remarks(order.recipe):
             remark(words)
         return job.id, order.recipe.seed, *showing(running=True), self._waiting(None, current)
 

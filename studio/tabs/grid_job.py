@@ -85,5 +85,4 @@ def _tell_end(standing: Standing, grid: Grid) -> None:
         raise told(JobError(standing.job.error))
     if standing.job.state == State.CANCELLED:
         kept = sum(cell.picture is not None for cell in grid.cells)
-        remark(f"Stopped. {kept} of {len(grid.cells)} places are filled and kept; "
-               "Continue makes the rest.")  # fmt: skip
+        remark(f"Stopped. {kept} of {len(grid.cells)} places are filled and kept.")

@@ -3,6 +3,7 @@
 from html import escape
 from pathlib import Path
 
+from studio.durations import duration
 from studio.grids import axes, compare, export, wording
 from studio.grids.grid import Cell, Grid
 from studio.judges.judging import Score
@@ -70,13 +71,6 @@ def size(words: str, *, wrong: bool = False) -> str:
     """How large a grid will be, or what is wrong with it."""
     kind = "plan-size wrong" if wrong else "plan-size"
     return f'<p class="{kind}">{escape(words)}</p>'
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def image(path: Path, alt: str, *, crisp: bool) -> str:

@@ -13,15 +13,10 @@ from studio.service import Studio
 from studio.shelf.editing import MAX_STRENGTH, MIN_STRENGTH, Edit
 from studio.shelf.exports import FORMATS, offered
 from studio.tabs import library_view, widgets
-from studio.tabs.controls import PAGE
+from studio.tabs.controls import PAGE, SHELF
 from studio.tabs.telling import remark, told
 
-WORK = {
-    "concurrency_id": "shelf",
-    "concurrency_limit": 2,
-    "show_progress": "hidden",
-    "api_visibility": "private",
-}
+WORK = {**SHELF, "show_progress": "hidden", "api_visibility": "private"}
 """For listeners that read or write files, or have something to tell."""
 
 

@@ -5,22 +5,16 @@ from typing import Any
 
 from shira_diffusion.errors import FormatError
 from shira_diffusion.formats import container
-from studio.library import ADAPTER_FILE, Entry
-from studio.newwords import new_word
+from studio.library import ADAPTER_FILE, Entry, method_name
+from studio.newwords import told
 from studio.shelf.desk import Shelf
 from studio.shelf.exports import Parcel
 from studio.tabs.cards import size_words
 from studio.tabs.fragments import file_url
+from studio.tabs.widgets import binned
 from studio.thumbnails import thumbnail_uri
 
 _DENSITY = "shira.density"
-METHOD_NAMES = {
-    "shira": "SHiRA",
-    "lora": "LoRA",
-    "dora": "DoRA",
-    "symlora": "SymLoRA",
-    "shira-dora": "SHiRA-DoRA",
-}
 
 
 def shelf_value(shelf: Shelf, chosen: str, deleted: str = "") -> dict[str, Any]:
@@ -28,8 +22,7 @@ def shelf_value(shelf: Shelf, chosen: str, deleted: str = "") -> dict[str, Any]:
     return {
         "cards": [_card(entry) for entry in shelf.library.entries],
         "chosen": chosen,
-        "deleted": deleted,
-        "bin": [{"ticket": item.ticket, "title": item.title} for item in shelf.trash.items()],
+        **binned(shelf.trash, deleted),
     }
 
 
@@ -38,7 +31,7 @@ def _card(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "title": entry.title,
         "kind": entry.kind,
-        "method": METHOD_NAMES.get(entry.info.method, entry.info.method),
+        "method": method_name(entry.info.method),
         "words": list(entry.info.trigger_words),
         "tags": list(entry.info.tags),
         "size": size_words(entry.stamp.size),
@@ -78,13 +71,13 @@ def leaf(entry: Entry) -> str:
 
 
 def _facts(entry: Entry) -> list[tuple[str, str]]:
-    info, word = entry.info, new_word(entry)
+    info = entry.info
     rows = [
         ("Trigger words", ", ".join(info.trigger_words)),
-        ("New word", f"{word}, which the studio does not load: see the card" if word else ""),
+        ("New word", told(entry)),
         ("Tags", ", ".join(info.tags)),
         ("Strength", f"{info.strength}, as its author suggests" if info.strength else ""),
-        ("Method", METHOD_NAMES.get(info.method, info.method)),
+        ("Method", method_name(info.method)),
         ("Mask", info.mask),
         ("Density", _density(entry)),
         ("Size", size_words(entry.stamp.size) if entry.stamp.size else ""),

@@ -51,18 +51,20 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     tab.select(
         handlers.open_tab,
         [pictures.chosen, watched.chosen],
-        [*pictures, *watched, note, timer],
+        [*pictures, extras.trash, *watched, note, timer],
         **PAGE,
     )
 
 
 class Extras(NamedTuple):
-    """What fills an image set."""
+    """What fills an image set, and what throws it away."""
 
     files: gr.File
     example: gr.Dropdown
     words: gr.Button
     new: gr.Button
+    delete: gr.Button
+    trash: gr.HTML
 
 
 def _pictures() -> tuple[Pictures, Extras]:
@@ -79,8 +81,10 @@ def _pictures() -> tuple[Pictures, Extras]:
     with gr.Row(elem_classes="after"):
         words = gr.Button("Put the trigger into every caption", size="sm", elem_id="train-words")
         new = gr.Button("New empty set", size="sm", elem_id="train-new")
+        delete = gr.Button("Delete this set", size="sm", elem_id="train-delete-set")
     shown = widgets.captions({"set": "", "images": [], "removed": None})
-    return Pictures(chosen, shown), Extras(files, example, words, new)
+    trash = widgets.trash("sets")
+    return Pictures(chosen, shown), Extras(files, example, words, new, delete, trash)
 
 
 def _connect_pictures(
@@ -92,8 +96,12 @@ def _connect_pictures(
     )
     chosen.input(handlers.pictures, chosen, [*pictures], **PAGE)
     extras.files.upload(handlers.drop, [extras.files, chosen], [extras.files, *pictures], **TELL)
-    extras.example.input(handlers.example, extras.example, [extras.example, *pictures], **TELL)
+    extras.example.select(handlers.example, extras.example, [extras.example, *pictures], **TELL)
     extras.new.click(handlers.new_set, outputs=[*pictures], **PAGE)
+    outputs = [*pictures, extras.trash]
+    extras.delete.click(handlers.delete_set, chosen, outputs, **TELL)
+    extras.trash.restore(handlers.restore_set, outputs=outputs, **TELL)
+    extras.trash.empty(handlers.empty_trash, outputs=extras.trash, **PAGE)
     shown.caption(handlers.caption, chosen, **TELL)
     shown.take_out(handlers.take_out, chosen, [*pictures], **TELL)
     shown.put_back(handlers.put_back, chosen, [*pictures], **TELL)

@@ -14,6 +14,7 @@ from studio.service import Studio
 from studio.tabs import train_form, train_view
 from studio.tabs.telling import remark, told
 from studio.tabs.train_form import Form, Numbers, Presets
+from studio.tabs.widgets import binned
 from studio.workshop.captions import with_trigger
 from studio.workshop.estimate import estimate, strangers
 
@@ -61,6 +62,29 @@ class TrainHandlers:
         """An empty set."""
         number = len(self.studio.workshop.sets.ids()) + 1
         return self.pictures(self.studio.workshop.sets.create(f"Set {number}"))
+
+    def delete_set(self, set_id: str | None) -> tuple[Any, ...]:
+        """Throw the set at hand away; the outputs are `Pictures` and the trash."""
+        sets = self.studio.workshop.sets
+        try:
+            ticket = sets.discard(set_id or "").ticket
+        except ShiraError as error:
+            raise told(error) from error
+        return *self.pictures(None), binned(sets.trash, ticket)
+
+    def restore_set(self, event: gr.EventData) -> tuple[Any, ...]:
+        """Bring a set back and show it."""
+        sets = self.studio.workshop.sets
+        try:
+            set_id = sets.restore(str(event.ticket))
+        except ShiraError as error:
+            raise told(error) from error
+        return *self.pictures(set_id), binned(sets.trash)
+
+    def empty_trash(self) -> Any:
+        """Delete for good the sets that were thrown away."""
+        self.studio.workshop.sets.trash.empty()
+        return binned(self.studio.workshop.sets.trash)
 
     def drop(self, files: list[str] | None, set_id: str | None) -> tuple[Any, ...]:
         """Take in dropped files and empty the place where they were dropped."""
@@ -234,6 +258,7 @@ class TrainHandlers:
         """When the tab is opened: everything as it is on disk, from then on every two seconds."""
         return (
             *self.pictures(set_id),
+            binned(self.studio.workshop.sets.trash),
             *self._watched(chosen),
             self.contention(),
             gr.Timer(active=True),

@@ -6,9 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from studio.durations import duration
 from studio.library import AdapterLibrary
 from studio.tabs.fragments import file_url
-from studio.workshop.estimate import Estimate, duration_words
+from studio.workshop.estimate import Estimate
 from studio.workshop.runs import ALIVE, RESUMABLE, State, Training, Trainings
 from studio.workshop.sets import ImageSet
 
@@ -113,7 +114,7 @@ def _words(training: Training, library: AdapterLibrary) -> str:
         return "Finished. Its adapter is not in the library any more."
     if training.state is State.TRAINING:
         left = progress.seconds_left
-        time = f" · about {duration_words(left)} left" if left is not None else ""
+        time = f" · about {duration(left)} left" if left is not None else ""
         return f"Step {progress.step} of {progress.steps}{time}"
     at = f" ({progress.step} of {progress.steps} steps done)" if progress.step else ""
     return f"{_WORDS[training.state]}{at}"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from studio.durations import duration
 from studio.vocabulary import Vocabulary
 from studio.workshop.order import Order, Places, command
 from studio.workshop.process import ROOT, trainer
@@ -48,7 +49,7 @@ def estimate(order: Order, places: Places, data: Path, earlier: Iterable[Trainin
     said = done.stdout.decode(errors="replace").splitlines()
     complained = done.stderr.decode(errors="replace").strip()
     found = read(said, complained if done.returncode else "", hidden=(f"{data}/", f"{ROOT}/"))
-    return Estimate((*found.facts, *duration(order, earlier)), found.remarks, found.faults)
+    return Estimate((*found.facts, *time_taken(order, earlier)), found.remarks, found.faults)
 
 
 def read(said: Iterable[str], complained: str, hidden: tuple[str, ...] = ()) -> Estimate:
@@ -90,21 +91,13 @@ def strangers(
     )
 
 
-def duration(order: Order, earlier: Iterable[Training]) -> list[tuple[str, str]]:
+def time_taken(order: Order, earlier: Iterable[Training]) -> list[tuple[str, str]]:
     """How long it may take, by the last training here of the same preset and method."""
     alike = (order.preset, order.method)
     for training in earlier:
         pace, steps = training.progress.pace, order.steps or training.progress.steps
         if pace and (training.order.preset, training.order.method) == alike:
             how = "takes" if training.state is State.TRAINING else "took"
-            told = f"about {duration_words(pace * steps)}, as “{training.order.title}” {how}"
+            told = f"about {duration(pace * steps)}, as “{training.order.title}” {how}"
             return [("time", f"{told} {pace:.2g} s a step")]
     return [("time", "not known yet: no training of this kind was done here")]
-
-
-def duration_words(seconds: float) -> str:
-    """A duration as people say it."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{max(round(seconds), 1)} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

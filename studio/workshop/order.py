@@ -11,12 +11,13 @@ from shira_diffusion.errors import SettingError
 from studio.shelf.naming import plain
 
 EXTRAS = frozenset((
-    "accumulation", "alpha", "batch", "blocks", "budget", "buckets", "calibration_batches",
+    "accumulation", "alpha", "batch", "blocks", "buckets", "budget", "calibration_batches",
     "checkpoint_every", "clip", "crops", "ema", "flip", "gradient_checkpointing",
-    "keep_checkpoints", "license", "mask", "min_snr_gamma", "noise_offset", "optimizer",
-    "precision", "prior_batch", "prior_guidance", "prior_images", "prior_prompts", "prior_steps",
-    "prior_weight", "rank", "sample_guidance", "sample_seed", "sample_steps", "schedule",
-    "schedule_cycles", "size_conditioning", "targets", "warmup", "weight_decay",
+    "keep_checkpoints", "license", "mask", "min_snr_gamma", "new_token", "noise_offset",
+    "optimizer", "precision", "prior_batch", "prior_guidance", "prior_images", "prior_prompts",
+    "prior_steps", "prior_weight", "rank", "sample_guidance", "sample_seed", "sample_steps",
+    "schedule", "schedule_cycles", "size_conditioning", "targets", "text_lr", "token_init",
+    "token_lr", "token_vectors", "train_text_encoders", "warmup", "weight_decay",
 ))  # fmt: skip
 """Settings that may be written by hand: none of them names a file or a place."""
 

@@ -4,19 +4,15 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from studio.thumbnails import UNREADABLE
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 80_000_000  # beyond this Pillow itself begins to warn
-THUMBNAIL_SIDE = 192
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
 # Some phones write two pictures into one JPEG.
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
-# What Pillow raises on files that are broken, hostile or not images at all.
-_UNREADABLE = (
-    OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError,
-    Image.DecompressionBombError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,18 +33,7 @@ def check(file: Path) -> Checked | str:
             if picture.width * picture.height > MAX_PIXELS:
                 return f"it has more than {MAX_PIXELS // 1_000_000} million pixels"
             picture.load()
-    except _UNREADABLE:
+    except UNREADABLE:
         return "it is not a picture that can be read (save it as PNG or JPEG)"
     with file.open("rb") as opened:
         return Checked(suffix, hashlib.file_digest(opened, "sha256").hexdigest())
-
-
-def write_thumbnail(file: Path, target: Path) -> None:
-    """Write a small upright copy on white, of a picture that `check` took."""
-    with Image.open(file) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        deep = upright.mode.startswith(("I", "F"))
-        picture = (upright.convert("L") if deep else upright).convert("RGBA")
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    canvas = Image.new("RGBA", picture.size, "white")
-    Image.alpha_composite(canvas, picture).convert("RGB").save(target, format="WEBP", quality=85)

@@ -16,11 +16,14 @@ from pathlib import Path
 
 from shira_diffusion.errors import ShiraError
 from studio.shelf.naming import plain
+from studio.shelf.trash import Discarded, Trash
+from studio.thumbnails import write_thumbnail
 from studio.workshop.captions import cleaned, from_file_name
-from studio.workshop.pictures import Checked, check, write_thumbnail
+from studio.workshop.pictures import FORMATS, Checked, check
 
 MAX_IMAGES = 1000
 MAX_TEXT = 256 * 1024
+THUMBNAIL_SIDE = 192
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}")
 _IMAGE = re.compile(r"\d{4,}\.(?!txt)[a-z]{3,4}")
 _NOTE, _THUMBS, _REMOVED, _CREDITS = "set.json", "thumbs", "removed", "CREDITS.md"
@@ -71,6 +74,7 @@ class ImageSets:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.trash = Trash(folder / ".trash")
         self._lock = threading.RLock()
 
     def ids(self) -> list[str]:
@@ -96,6 +100,17 @@ class ImageSets:
         set_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(6)}"
         (self.folder / set_id / _THUMBS).mkdir(parents=True)
         self._write_note(set_id, _Note(plain(title, 80) or "Untitled set", {}, {}))
+        return set_id
+
+    def discard(self, set_id: str) -> Discarded:
+        """Throw a set away, trainings keep their own copies; `restore` is the inverse."""
+        with self._lock:
+            return self.trash.discard(self._folder(set_id), self.title(set_id))
+
+    def restore(self, ticket: str) -> str:
+        """Bring back a set that was thrown away; return its id."""
+        set_id = self.trash.find(ticket).name
+        self.trash.restore(ticket, self.folder / set_id)
         return set_id
 
     def rename(self, set_id: str, title: str) -> None:
@@ -144,7 +159,7 @@ class ImageSets:
         name = f"{max(used, default=0) + 1:04d}{checked.suffix}"
         text = from_file_name(file.name) if captions is None else captions
         try:
-            write_thumbnail(file, _thumbnail(folder, name))
+            write_thumbnail(file, _thumbnail(folder, name), THUMBNAIL_SIDE, FORMATS)
             _captions_path(folder, name).write_text(cleaned(text), encoding="utf-8")
             partial = folder / f".{name}.partial"
             shutil.copyfile(file, partial)

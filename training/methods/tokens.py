@@ -15,10 +15,10 @@ from transformers import CLIPTokenizer
 from shira_diffusion import AdapterInfo, SparseTuner, masks
 from shira_diffusion.delta import index_dtype
 from shira_diffusion.formats import container, metadata
+from shira_diffusion.words import KEYS, token_names
 from training.texts import TEXT_ENCODERS
 
 _WEIGHT = "token_embedding.weight"
-_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
 class NewWord:
@@ -67,7 +67,7 @@ class NewWord:
 
 def write_embeddings(path: Path, vectors: Mapping[str, Tensor], info: AdapterInfo) -> None:
     """Write the word's embeddings (count, width), by component, under SDXL's usual keys."""
-    stored = {_KEYS[component]: rows.contiguous() for component, rows in vectors.items()}
+    stored = {KEYS[component]: rows.contiguous() for component, rows in vectors.items()}
     container.write(path, stored, metadata.encode(info))
 
 
@@ -85,7 +85,7 @@ def add_word(
         table = encoder.get_input_embeddings().weight.detach()
         start = _start(tokenizer, table, count, like, f"{component}/{word}", seed)
         pipe.load_textual_inversion(start, token=word, text_encoder=encoder, tokenizer=tokenizer)
-        rows[component] = tokenizer.convert_tokens_to_ids(names(word, count))
+        rows[component] = tokenizer.convert_tokens_to_ids(token_names(word, count))
     return rows
 
 
@@ -93,15 +93,10 @@ def remove_word(pipe: StableDiffusionXLPipeline, word: str, count: int) -> None:
     """Undo `add_word`."""
     for component, tokenizer_name in TEXT_ENCODERS.items():
         pipe.unload_textual_inversion(
-            names(word, count),
+            token_names(word, count),
             text_encoder=getattr(pipe, component),
             tokenizer=getattr(pipe, tokenizer_name),
         )
-
-
-def names(word: str, count: int) -> list[str]:
-    """Return what diffusers calls the `count` embeddings of a word."""
-    return [word, *(f"{word}_{number}" for number in range(1, count))]
 
 
 def _start(
