@@ -6,24 +6,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from studio_toys import make_library
-from test_browser_studio import JOB_MS, browser, opened, overflow, served, set_steps
+from test_browser_studio import (
+    JOB_MS,
+    adapters,
+    address,
+    browser,
+    lodging,
+    opened,
+    overflow,
+    set_steps,
+    studio,
+)
 
 from studio.library import AdapterLibrary
 
-__all__ = ["browser"]
+__all__ = ["adapters", "address", "browser", "lodging", "studio"]
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def adapters(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_library(toy_base, tmp_path_factory.mktemp("compare") / "adapters")
-
-
-@pytest.fixture(scope="module")
-def address(browser: Browser, toy_base: Path, adapters: Path) -> Iterator[str]:
-    with served(adapters.parent, base=toy_base, adapters=adapters, threads=1) as address:
-        yield address
 
 
 @pytest.fixture

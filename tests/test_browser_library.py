@@ -1,39 +1,56 @@
 """The Library tab in a real browser: find, import, edit, download, delete and undo."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lodging import Lodging, Studio
 from playwright.sync_api import Browser, Page, expect
 from studio_toys import HOSTILE, make_adapter, make_library
-from test_browser_studio import browser, opened, overflow, served  # noqa: F401 a fixture
+from test_browser_studio import address, browser, opened, overflow, served, studio
 from test_browser_train import go_to
 
 from shira_diffusion import Adapter, AdapterInfo
 
+__all__ = ["address", "browser", "studio"]
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def place(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("library")
+def fill(folder: Path, toy_base: Path) -> None:
+    """A library, and beside it files to import."""
     make_library(toy_base, folder / "adapters")
     info = AdapterInfo(name="x", title=HOSTILE, trigger_words=("sks",), tags=(HOSTILE,))
     made = make_adapter(toy_base, folder / "out" / "gift", seed=5, info=info)
     (made / "adapter.safetensors").rename(folder / "gift.safetensors")
     (folder / "bad.safetensors").write_bytes(b"\x80\x04\x95pickle")
-    return folder
 
 
 @pytest.fixture(scope="module")
-def address(browser: Browser, toy_base: Path, place: Path) -> Iterator[str]:  # noqa: F811
-    with served(place, base=toy_base, adapters=place / "adapters", threads=1) as address:
-        yield address
+def lodging(
+    browser: Browser,
+    toy_base: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Lodging]:
+    @contextmanager
+    def opens() -> Iterator[Studio]:
+        folder = tmp_path_factory.mktemp("library")
+        fill(folder, toy_base)
+        with served(folder, base=toy_base, adapters=folder / "adapters", threads=1) as address:
+            yield Studio(folder, address)
+
+    with Lodging(opens) as lodging:
+        yield lodging
+
+
+@pytest.fixture
+def place(studio: Studio) -> Path:
+    return studio.folder
 
 
 @pytest.fixture
 def page(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     address: str,
     request: pytest.FixtureRequest,
 ) -> Iterator[Page]:

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from studio_toys import make_library
-from test_browser_studio import browser, opened, overflow, served  # noqa: F401 a fixture
+from test_browser_studio import browser, opened, overflow, served
 
 from studio.workshop.process import read_process
 
+__all__ = ["browser"]
 pytestmark = pytest.mark.browser
 
 RUN_MS = 120_000
@@ -41,7 +42,7 @@ class House:
 
 @pytest.fixture
 def house(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     toy_base: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[House]:
@@ -112,7 +113,7 @@ def caption(page: Page, at: int) -> str:
 
 
 def test_the_check_and_a_refused_run_speak_plainly_on_a_phone(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     house: House,
     dropped: list[Path],
 ) -> None:
@@ -138,7 +139,7 @@ def test_the_check_and_a_refused_run_speak_plainly_on_a_phone(
 
 
 def test_from_dropped_pictures_through_stop_and_restart_to_an_adapter(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     house: House,
     dropped: list[Path],
 ) -> None:
