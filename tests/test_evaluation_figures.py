@@ -64,7 +64,7 @@ def test_a_ratio_over_what_was_hardly_seen_has_no_upper_end() -> None:
     alone = Estimate(0.25, np.repeat([0.0, 0.5], [30, 70]))
     kept = Estimate(1.0, np.ones(100)) / alone
     assert (kept.value, kept.low, kept.high) == (4.0, 2.0, np.inf)
-    few = Estimate(1.0, np.ones(100)) / Estimate(0.25, np.repeat([0.0, 0.5], [2, 98]))
+    few = Estimate(1.0, np.ones(100)) / Estimate(0.25, np.repeat([0.0, 0.5], [3, 97]))
     assert (few.low, few.high) == (2.0, np.inf)
 
 
