@@ -80,7 +80,9 @@ class CapturedPass:
     gradients on to where they are held.
 
     Raises `SettingError` when there is nothing that CUDA could capture, and `CaptureError` when
-    capturing failed or gives other numbers than the pass itself: then train without.
+    capturing failed or gives other numbers than the pass itself: then train without. Memory that
+    the graphs of other shapes keep is not there for the passes that come before a capture, so that
+    these may run out of it where training without would not.
     """
 
     def __init__(
@@ -145,13 +147,14 @@ class CapturedPass:
         """The loss and the gradient of a pass that is launched as ever, after a few of them."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            for _ in range(_WARMUPS):
-                self._gradient.zero_()
-                loss = self._run()
-            found = loss.clone(), self._gradient.clone()
-        current.wait_stream(self._stream)
-        return found
+        try:
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARMUPS):
+                    self._gradient.zero_()
+                    loss = self._run()
+                return loss.clone(), self._gradient.clone()
+        finally:
+            current.wait_stream(self._stream)
 
     def _captured(self) -> Tensor:
         try:
