@@ -119,7 +119,9 @@ class CapturedPass:
                 self._gradient.copy_(before)
 
     def __call__(self, **inputs: Tensor) -> Tensor:
-        """The loss on these inputs, a tensor that the next call overwrites; no wait for the device.
+        """The loss on these inputs, without a wait for the device.
+
+        The next call overwrites it, also that of another pass that shares memory with this one.
 
         Raises `SettingError` for other names or shapes than those that were captured.
         """
