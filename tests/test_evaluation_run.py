@@ -122,6 +122,23 @@ def test_one_ctrl_c_ends_the_command(tmp_path: Path, toy_base: Path) -> None:
     assert not (tmp_path / "run" / "failures.jsonl").exists()
 
 
+def test_an_adapter_whose_line_was_lost_is_listed_as_before(done: Path, tmp_path: Path) -> None:
+    listed = lines(done / "run", "adapters.jsonl")
+    place = Place(tmp_path, done / "work")
+    carry_out(read_plan(done / "plan.toml"), place, Alone(Bench(place.work, "cpu")))
+    assert lines(tmp_path, "adapters.jsonl") == listed
+    assert all("seconds" in line for line in listed)
+    # Of an adapter that was copied here nobody knows what it took.
+    trained = done / "work" / "trained"
+    trained.rename(done / "elsewhere")
+    place = Place(tmp_path / "second", done / "work")
+    carry_out(read_plan(done / "plan.toml"), place, Alone(Bench(place.work, "cpu")))
+    (done / "elsewhere").rename(trained)
+    found = lines(place.folder, "adapters.jsonl")
+    assert len(found) == len(listed)
+    assert not any("seconds" in line for line in found)
+
+
 def test_a_finished_plan_does_nothing_again(done: Path) -> None:
     records = (done / "run" / "records.jsonl").read_bytes()
     adapters = (done / "run" / "adapters.jsonl").read_bytes()
@@ -331,6 +348,17 @@ def test_graphs_are_for_cuda_and_what_it_can_capture(tmp_path: Path, toy_base: P
     }
     names = set(plan.recipes) - {"peft-shira", "texts"}
     assert found == {(name, "cuda:0") for name in names}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_recipes_own_graphs_are_its_own(
+    wanted: bool, device: str, tmp_path: Path, toy_base: Path
+) -> None:
+    own = f'[recipes.own]\nmethod = "lora"\ncuda_graphs = {str(wanted).lower()}\n'
+    plan = read_plan(write_plan(tmp_path, toy_base, own))
+    (training, *_) = [one for one in all_trainings(plan) if one.recipe.name == "own"]
+    assert config_of(training, tmp_path, tmp_path, device).cuda_graphs == wanted
 
 
 @pytest.mark.gpu
