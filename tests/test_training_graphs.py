@@ -126,9 +126,7 @@ def test_replays_train_as_launches_do(
     assert found[2] == []
 
 
-def test_graphs_go_with_their_run(
-    toy_base: Path, tmp_path: Path, replayed: list[Replayed]
-) -> None:
+def test_graphs_go_with_their_run(toy_base: Path, tmp_path: Path, replayed: list[Replayed]) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("a castle")
     few = ["steps=1", "batch=1", "sample_steps=0", "checkpoint_every=0", "cuda_graphs=true"]
