@@ -119,7 +119,7 @@ def train(training: Training, work: Path, device: str, bases: Bases) -> dict[str
 
 
 def _run(training: Training, work: Path) -> Path:
-    """Return the run's folder, which stays: the line about an adapter may be lost, or another's."""
+    """Return the run's folder; it stays, for whoever lists the adapter again."""
     return work / "trained" / training.name
 
 
