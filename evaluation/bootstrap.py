@@ -38,12 +38,13 @@ class Estimate:
     @property
     def low(self) -> float:
         """The lower end of the 95 % interval."""
-        return float(np.nanpercentile(self.draws, 2.5))
+        # A value that was drawn: a ratio over nothing is infinite, and none lies beside that.
+        return float(np.nanpercentile(self.draws, 2.5, method="lower"))
 
     @property
     def high(self) -> float:
         """The upper end of the 95 % interval."""
-        return float(np.nanpercentile(self.draws, 97.5))
+        return float(np.nanpercentile(self.draws, 97.5, method="higher"))
 
     def __add__(self, other: "Estimate") -> "Estimate":
         return Estimate(self.value + other.value, self.draws + other.draws)

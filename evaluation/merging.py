@@ -4,6 +4,7 @@ A rule either makes one adapter out of several, or holds the model under several
 picture is made. LoRAs take part as the exact dense change that they are.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from evaluation.peft_changes import weighted
 from evaluation.plan import STYLE, Merge
 from shira_diffusion import Adapter, AdapterSwitcher, fuse, schedule
 from shira_diffusion.composite import composite
+from shira_diffusion.errors import SettingError
 from shira_diffusion.fuse.parts import Parts
 from shira_diffusion.schedule import Schedule, StepCallback
 
 MERGED = "merged"
+_UP = re.compile(r"unet\.up_blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,7 @@ class Part:
 
 
 Fuse = Callable[[Parts, Mapping[str, float]], Adapter]
+ByKind = Callable[[Sequence[Part], float, Mapping[str, float]], Adapter]
 Timing = Callable[[Sequence[Part], float, Mapping[str, float]], Schedule]
 
 
@@ -52,6 +56,26 @@ def _dare(parts: Parts, numbers: Mapping[str, float]) -> Adapter:
 def _pruned(parts: Parts, numbers: Mapping[str, float]) -> Adapter:
     kept = [(fuse.prune(adapter, numbers["keep"]), strength) for adapter, strength in parts]
     return fuse.weighted_sum(kept, name=MERGED)
+
+
+def _late_styles(parts: Sequence[Part], strength: float, numbers: Mapping[str, float]) -> Adapter:
+    """Leave of styles only what they change from the UNet's `up_blocks.<first>` on."""
+    kept = [
+        _late(part.adapter, numbers["first"]) if part.kind == STYLE else part.adapter
+        for part in parts
+    ]
+    return fuse.weighted_sum([(adapter, strength) for adapter in kept], name=MERGED)
+
+
+def _late(adapter: Adapter, first: float) -> Adapter:
+    late = {
+        name: delta
+        for name, delta in adapter.deltas.items()
+        if (stage := _UP.match(name)) and int(stage[1]) >= first
+    }
+    if not late:
+        raise SettingError(f"{adapter.info.name!r} changes nothing from up_blocks.{first:g} on")
+    return Adapter(late, adapter.info)
 
 
 def _concept_first(
@@ -86,6 +110,7 @@ FUSED: Mapping[str, Fuse] = {
     "dare": _dare,
     "prune": _pruned,
 }
+BY_KIND: Mapping[str, ByKind] = {"late-styles": _late_styles}
 SCHEDULED: Mapping[str, Timing] = {
     "concept-first": _concept_first,
     "hand-over": _hand_over,
@@ -99,6 +124,7 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
     "ties": ("keep",),
     "dare": ("drop",),
     "prune": ("keep",),
+    "late-styles": ("first",),
     "concept-first": ("share",),
     "hand-over": ("share", "end"),
     "alternate": (),
@@ -155,6 +181,8 @@ def fused(merge: Merge, pipe: Any, parts: Sequence[Part], strength: float) -> Ad
     """Return one adapter for all parts, at its strength already; None if the rule makes none."""
     if merge.rule in FUSED:
         return FUSED[merge.rule]([(part.adapter, strength) for part in parts], merge.numbers)
+    if merge.rule in BY_KIND:
+        return BY_KIND[merge.rule](parts, strength, merge.numbers)
     if merge.rule.startswith(PEFT):
         combination = merge.rule.removeprefix(PEFT)
         files, strengths = [part.file for part in parts], [strength] * len(parts)

@@ -76,7 +76,7 @@ def create(
 ) -> PeftShira:
     """Prepare PEFT's SHiRA of the rank whose number of values is nearest to the density's."""
     unet.requires_grad_(False)
-    weights = target_weights(unet, config.targets)
+    weights = target_weights(unet, config.targets, config.blocks)
     rank = matching_rank(weights.values(), config.density, lora_count)
     method = PeftShira(unet, [name.removesuffix(".weight") for name in weights], rank)
     if stored:

@@ -25,7 +25,7 @@ from shira_diffusion.components import component_modules
 from shira_diffusion.errors import BaseModelError, FormatError, SettingError
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.switch import AdapterSwitcher
-from shira_diffusion.targets import TARGETS, chosen
+from shira_diffusion.targets import TARGETS, chosen, within
 
 __all__ = [
     "TARGETS",
@@ -152,10 +152,13 @@ def _free_name(name: str, taken: Collection[str]) -> str:
     return next(one for one in names if one not in taken)
 
 
-def target_weights(module: nn.Module, targets: Sequence[str]) -> dict[str, nn.Parameter]:
+def target_weights(
+    module: nn.Module, targets: Sequence[str], blocks: Sequence[str] = ()
+) -> dict[str, nn.Parameter]:
     """The weights of `module` in the groups `targets` (see `TARGETS`), by name.
 
-    Raises `SettingError` for an unknown group and for one without a weight in this module.
+    Where `blocks` are named, such as "mid_block" or "up_blocks.1", only what lies within these.
+    Raises `SettingError` for an unknown group, and for a group or a block without such a weight.
     """
     named = dict(module.named_parameters())
     weights: dict[str, nn.Parameter] = {}
@@ -166,7 +169,8 @@ def target_weights(module: nn.Module, targets: Sequence[str]) -> dict[str, nn.Pa
                 f"this {type(module).__name__} has no weights of the group {target!r}"
             )
         weights |= found
-    return weights
+    inside = within(weights, blocks) if blocks else weights
+    return {name: weights[name] for name in weights if name in inside}
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:

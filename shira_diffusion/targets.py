@@ -21,6 +21,9 @@ TARGETS = {
     ),
 }
 
+# Of a UNet's weights the stage, of a text encoder's the layer.
+_BLOCK = re.compile(r"(down_blocks|up_blocks|layers)\.\d+|mid_block")
+
 
 def chosen(names: Collection[str], target: str) -> list[str]:
     """Those of `names` in the group `target`; `SettingError` for a group that there is not."""
@@ -29,6 +32,22 @@ def chosen(names: Collection[str], target: str) -> list[str]:
         known = nearest(target, TARGETS, most=len(TARGETS))
         raise SettingError(f"there is no group of weights {target!r}; {known}")
     return [name for name in names if pattern.fullmatch(name)]
+
+
+def within(names: Collection[str], blocks: Iterable[str]) -> set[str]:
+    """Those of `names` in one of the `blocks`, such as "mid_block" or "up_blocks.1".
+
+    Raises `SettingError` for a block that holds none of them.
+    """
+    found: set[str] = set()
+    for block in blocks:
+        inside = {name for name in names if name.startswith(f"{block}.")}
+        if not inside:
+            there = {place.group() for name in names if (place := _BLOCK.match(name))}
+            known = nearest(block, there, most=len(there))
+            raise SettingError(f"no weight of the targets lies in the block {block!r}; {known}")
+        found |= inside
+    return found
 
 
 def chosen_of_all(names: Collection[str], targets: Iterable[str]) -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from evaluation.__main__ import main
-from evaluation.bootstrap import estimate
+from evaluation.bootstrap import Estimate, estimate
 from evaluation.errors import EvaluationError
 from evaluation.headline import headline
 from evaluation.plan_file import read_plan, read_toml
@@ -57,6 +57,15 @@ def test_a_constant_has_no_interval() -> None:
     found = estimate(list(grid("m", ["x"], "own")), lambda one: 0.25)
     assert found is not None
     assert (found.value, found.low, found.high) == (0.25, 0.25, 0.25)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_ratio_over_what_was_hardly_seen_has_no_upper_end() -> None:
+    alone = Estimate(0.25, np.repeat([0.0, 0.5], [30, 70]))
+    kept = Estimate(1.0, np.ones(100)) / alone
+    assert (kept.value, kept.low, kept.high) == (4.0, 2.0, np.inf)
+    few = Estimate(1.0, np.ones(100)) / Estimate(0.25, np.repeat([0.0, 0.5], [3, 97]))
+    assert (few.low, few.high) == (2.0, np.inf)
 
 
 def test_nothing_to_read_is_no_figure() -> None:

@@ -16,6 +16,7 @@ from evaluation.merging import NUMBERS, Part, applied
 from evaluation.peft_changes import weighted
 from evaluation.plan import CONCEPT, STYLE, Merge
 from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, fuse
+from shira_diffusion.errors import SettingError
 from shira_diffusion.pipeline import target_weights
 from training.methods import content
 from training.methods.lora import Lora
@@ -25,9 +26,11 @@ STEPS = 4
 
 
 def write(pipe: StableDiffusionXLPipeline, path: Path, seed: int, *, dora: bool = False) -> Path:
-    """Write a LoRA or a DoRA with random factors in the first five attention weights."""
+    """Write a LoRA or a DoRA with random factors in a few attention weights, early and late."""
     modules = [name.removesuffix(".weight") for name in target_weights(pipe.unet, ["attention"])]
-    settings = LoraConfig(r=2, lora_alpha=4, target_modules=modules[:5], use_dora=dora)
+    late = [name for name in modules if name.startswith("up_blocks.0")]
+    some = [*modules[:4], late[-1]]
+    settings = LoraConfig(r=2, lora_alpha=4, target_modules=some, use_dora=dora)
     method = Lora(pipe.unet, settings, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -59,7 +62,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def numbers(rule: str) -> dict[str, float]:
     found = dict.fromkeys(NUMBERS[rule], NUMBER)
-    return found | ({"share": 0.25} if "share" in found else {})
+    return found | {name: value for name, value in (("share", 0.25), ("first", 0)) if name in found}
 
 
 @contextmanager
@@ -105,6 +108,26 @@ def test_a_sum_is_what_two_loras_make_in_diffusers(
     toy_pipe.unload_lora_weights()
     for name, value in toy_pipe.unet.named_parameters():
         torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=0)
+
+
+def test_of_late_styles_only_the_up_blocks_act(
+    toy_pipe: StableDiffusionXLPipeline, parts: list[Part]
+) -> None:
+    before = state(toy_pipe)
+    style, concept = ({n: d.to_dense() for n, d in one.adapter.deltas.items()} for one in parts)
+    late = {name for name in style if name.startswith("unet.up_blocks.")}
+    assert 0 < len(late) < len(style)
+    with active(toy_pipe, Merge("late-styles", {"first": 0}), parts):
+        for name, value in toy_pipe.unet.named_parameters():
+            expected = before[name].clone()
+            full = f"unet.{name}"
+            for change in ([style] if full in late else []) + [concept]:
+                expected += 0.5 * change.get(full, torch.zeros(()))
+            torch.testing.assert_close(value, expected, atol=1e-5, rtol=0)
+    nowhere = Merge("late-styles", {"first": 3})
+    with pytest.raises(SettingError, match=r"'x' changes nothing from up_blocks\.3 on"):
+        active(toy_pipe, nowhere, parts).__enter__()
+    assert same(before, state(toy_pipe))
 
 
 @pytest.mark.parametrize("rule", ["mean", "strongest", "ties"])

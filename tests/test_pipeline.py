@@ -130,6 +130,30 @@ def test_target_groups(toy_pipe: StableDiffusionXLPipeline) -> None:
         target_weights(toy_pipe.text_encoder, ["conv"])
 
 
+def test_target_blocks(toy_pipe: StableDiffusionXLPipeline) -> None:
+    unet = toy_pipe.unet
+    every = target_weights(unet, ["attention", "conv"])
+    blocks = {name.split(".")[0] for name in every}
+    assert blocks == {"down_blocks", "mid_block", "up_blocks"}
+    some = target_weights(unet, ["attention", "conv"], ["mid_block", "up_blocks.1"])
+    assert list(some) == [name for name in every if name.startswith(("mid_block.", "up_blocks.1."))]
+    assert all(some[name] is every[name] for name in some)
+    within_one = target_weights(unet, ["attention"], ["mid_block.attentions.0"])
+    assert within_one
+    assert all(name.startswith("mid_block.attentions.0.") for name in within_one)
+    # A block's name is no mere beginning of text: there is no block "up".
+    with pytest.raises(SettingError, match=r"in the block 'up'; .*'up_blocks\.0'"):
+        target_weights(unet, ["attention"], ["mid_block", "up"])
+    # The group is there, but not in this block.
+    no_attention = next(
+        name.rsplit(".resnets")[0]
+        for name in target_weights(unet, ["conv"])
+        if name.startswith("down_blocks.0.resnets")
+    )
+    with pytest.raises(SettingError, match=no_attention):
+        target_weights(unet, ["attention"], [no_attention])
+
+
 def test_fingerprint_survives_precision_and_nothing_else(
     toy_pipe: StableDiffusionXLPipeline,
 ) -> None:

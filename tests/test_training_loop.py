@@ -133,6 +133,24 @@ def test_a_global_budget_is_hit_exactly(toy_pipe: StableDiffusionXLPipeline, mas
         assert torch.equal(torch.cat(kept).sort(descending=True).values, best)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_only_the_blocks_asked_for_are_changed(
+    toy_pipe: StableDiffusionXLPipeline, tmp_path: Path, method: str
+) -> None:
+    blocks = ("mid_block", "up_blocks.0")
+    config = settings(method=method, blocks=blocks, density=0.3, rank=2)
+    created = methods.create(config, toy_pipe.unet, no_gradients, None)
+    objective = Objective.of(toy_pipe, CPU, mixed=method == "lora")
+    for _ in Loop(config, created, objective, make_batches(toy_pipe), CPU).run():
+        pass
+    write({"unet": created.content()}, tmp_path / "a.safetensors", AdapterInfo("x", method=method))
+    created.close()
+    inside = target_weights(toy_pipe.unet, config.targets, blocks)
+    assert len(inside) < len(target_weights(toy_pipe.unet, config.targets))
+    changed = Adapter.load(tmp_path / "a.safetensors").deltas
+    assert changed.keys() == {f"unet.{name}" for name in inside}
+
+
 @pytest.mark.parametrize("budget", ["layer", "global"])
 @pytest.mark.parametrize("mask", ["struct", "rand", "sara"])
 def test_what_other_adapters_have_is_avoided(

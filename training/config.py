@@ -113,6 +113,9 @@ class Config:
 
     method: str = setting("shira", "how to adapt the weights", one_of(METHODS))
     targets: tuple[str, ...] = setting(("attention",), "groups of weights to adapt")
+    blocks: tuple[str, ...] = setting(
+        (), "parts of the UNet that are adapted, such as up_blocks.1; all of it when empty"
+    )
     mask: str = setting("rand", "which entries are trained", one_of(masks.KINDS))
     density: float = setting(0.05, "share of the targets' entries that is trained", is_share)
     budget: str = setting(

@@ -21,7 +21,7 @@ from training.thumbnail import add_thumbnail
 ADAPTER = "adapter.safetensors"
 
 _COMMON = ("targets", "steps", "batch", "accumulation", "optimizer", "lr", "schedule", "seed")
-_WHEN_ON = ("min_snr_gamma", "noise_offset", "ema", "train_text_encoders", "text_lr")
+_WHEN_ON = ("blocks", "min_snr_gamma", "noise_offset", "ema", "train_text_encoders", "text_lr")
 _WORD = ("new_token", "token_vectors", "token_init", "token_lr")
 _LOSS_MASK = ("loss_mask", "unmasked_weight")
 _PRIOR = ("prior_images", "prior_batch", "prior_weight")

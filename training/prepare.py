@@ -31,7 +31,7 @@ def side_of(config: Config, pipe: StableDiffusionXLPipeline) -> int:
 
 def check_fit(config: Config, pipe: StableDiffusionXLPipeline, side: int, machine: Machine) -> None:
     """Raise where settings, base and machine do not go together."""
-    target_weights(pipe.unet, config.targets)
+    target_weights(pipe.unet, config.targets, config.blocks)
     if side % 8:
         raise ConfigError(f"resolution = {side} is not a multiple of 8.")
     if config.batch < machine.world:

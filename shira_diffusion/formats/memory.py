@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 _HUGE = 2**21
+# The last page is half empty on average, which should not weigh: of four it is an eighth.
+_WORTH_IT = 4 * _HUGE
 
 
 def empty(count: int, dtype: torch.dtype) -> Tensor:
@@ -18,7 +20,7 @@ def empty(count: int, dtype: torch.dtype) -> Tensor:
     decoding. torch leaves it at that; Linux gives huge pages to who asks.
     """
     size = count * dtype.itemsize
-    if size < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if size < _WORTH_IT or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(count, dtype=dtype)
     # Only what begins and ends with a huge page lies in huge pages from end to end.
     whole = -(-size // _HUGE) * _HUGE

@@ -65,9 +65,9 @@ def decode(extents: Mapping[str, Extent], low: Tensor, skips: Tensor) -> Tensor:
     largest = max((one.numel for one in touched.values()), default=0)
     indices = memory.empty(low.numel(), index_dtype(max(furthest, largest)))
 
-    # torch's number of threads, as numpy and torch let the others work meanwhile.
-    shares = torch.get_num_threads()
     blocks = list(_blocks(ends))
+    # torch's number of threads, as numpy and torch let the others work meanwhile.
+    shares = max(1, min(torch.get_num_threads(), len(blocks)))
 
     def run(share: int) -> None:
         for block in blocks[share::shares]:
@@ -77,6 +77,7 @@ def decode(extents: Mapping[str, Extent], low: Tensor, skips: Tensor) -> Tensor:
             own = owners[first_owner : owned[block.stop - 1]] - begin
             _decode_block(low[begin:end], own, (begins - begin).tolist(), indices[begin:end])
 
+    # Threads of a pool start with their work: with one share there are none.
     with ThreadPoolExecutor(shares) as pool:
         others = pool.map(run, range(1, shares))
         run(0)

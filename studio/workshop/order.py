@@ -11,7 +11,7 @@ from shira_diffusion.errors import SettingError
 from studio.shelf.naming import plain
 
 EXTRAS = frozenset((
-    "accumulation", "alpha", "batch", "buckets", "budget", "calibration_batches",
+    "accumulation", "alpha", "batch", "blocks", "buckets", "budget", "calibration_batches",
     "checkpoint_every", "clip", "crops", "ema", "flip", "gradient_checkpointing",
     "keep_checkpoints", "license", "mask", "min_snr_gamma", "new_token", "noise_offset",
     "optimizer", "precision", "prior_batch", "prior_guidance", "prior_images", "prior_prompts",

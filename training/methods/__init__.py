@@ -34,7 +34,8 @@ def create(
     config: Config, unet: nn.Module, gradients: Gradients, stored: Mapping[str, Any] | None
 ) -> Method:
     """Prepare the configured method on `unet`, as it was when `stored` was its state, if given."""
-    return _start(config, unet, target_weights(unet, config.targets), gradients, stored, UNET)
+    weights = target_weights(unet, config.targets, config.blocks)
+    return _start(config, unet, weights, gradients, stored, UNET)
 
 
 def create_all(
