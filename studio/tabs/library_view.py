@@ -16,6 +16,14 @@ from studio.tabs.widgets import binned
 from studio.thumbnails import thumbnail_uri
 
 _DENSITY = "shira.density"
+_MASKS = {
+    "rand": "at random (rand)",
+    "struct": "rows and a diagonal (struct)",
+    "wm": "the largest weights (wm)",
+    "sara": "the smallest weights (sara)",
+    "grad": "where the gradients are largest (grad)",
+    "snip": "where weight times gradient is largest (snip)",
+}
 
 
 def shelf_value(shelf: Shelf, chosen: str, deleted: str = "") -> dict[str, Any]:
@@ -79,7 +87,7 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
         ("Tags", ", ".join(info.tags)),
         ("Strength", f"{info.strength}, as its author suggests" if info.strength else ""),
         ("Method", method_name(info.method)),
-        ("Mask", info.mask),
+        ("Mask", _MASKS.get(info.mask, info.mask)),
         ("Density", _density(entry)),
         ("Size", _size(entry)),
         ("Base", info.base_model),
