@@ -177,7 +177,7 @@ def test_details_and_undo_come_into_view_from_far_below(page: Page) -> None:
     expect(title).to_have_text("Robot")
     expect(title).to_be_in_viewport()
     page.locator("#library-delete").click()
-    page.get_by_text("“Robot (LoRA)” (folder robot-lora) stays in the library.").wait_for()
+    page.get_by_text("(folder robot-lora) stays in the library.").wait_for()
     undo = page.locator(".shelf .notice").get_by_text("Undo")
     expect(undo).to_be_in_viewport()
     undo.click()
