@@ -9,9 +9,12 @@ from evaluation.rows import Cost, Row
 
 try:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 except ModuleNotFoundError as error:
     raise EvaluationError("plots need matplotlib: pip install -r requirements-dev.txt") from error
 
+SPREAD = 10
+"""How many times more values the largest method trains before the axis is logarithmic."""
 _OURS, _PEERS = "#1f6f8b", "#c2703d"
 
 
@@ -104,7 +107,13 @@ def _values(rows: Sequence[Row], costs: Mapping[str, Cost]) -> Figure | None:
             values, joint.value, yerr=_whiskers(joint), fmt="o", color=_colour(row), capsize=3
         )
         axes.annotate(row.method, (values, joint.value), (5, 4), textcoords="offset points")
-    axes.set_xscale("log")
+    counts = [costs[row.recipe].values for row in chosen]
+    if max(counts) > SPREAD * min(counts):
+        axes.set_xscale("log")
+    else:  # a logarithmic axis this short writes its numbers over each other
+        axes.margins(x=0.15)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("trained values")
     axes.set_ylabel("accuracy together")
     _tidy(figure)

@@ -14,9 +14,11 @@ from evaluation.gallery import gallery
 from evaluation.plots import draw_plots
 from evaluation.records import found_in
 from evaluation.rows import costs, rows, unrelated
-from evaluation.tables import COLUMNS, cells, markdown
+from evaluation.tables import cells, filled_columns, markdown
 
 PAGE = "index.html"
+FEW_PICTURES = 80
+"""Below that the page says that its figures mean nothing."""
 
 
 def report_of(folders: Sequence[Path], out: Path) -> Path:
@@ -43,10 +45,11 @@ def write_report(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
     page = environment.get_template("page.html").render(
-        columns=COLUMNS,
+        columns=filled_columns(table),
         table=table,
         base=f"{base.value:.3f}" if base else "",
         pictures=len(records),
+        few=FEW_PICTURES,
         failures=failures,
         plots=draw_plots(found, prices, out),
         gallery=gallery(records, _pictures(records, folders, out)),

@@ -41,9 +41,14 @@ def cells(row: Row, cost: Cost | None) -> Cells:
     }
 
 
+def filled_columns(table: Sequence[Cells]) -> list[str]:
+    """Return the columns in which at least one line has something."""
+    return [column for column in COLUMNS if any(line[column] for line in table)]
+
+
 def markdown(table: Sequence[Cells]) -> str:
     """Return the table as Markdown, columns without any figure left out."""
-    columns = [column for column in COLUMNS if any(line[column] for line in table)]
+    columns = filled_columns(table)
     lines = [columns, ["---"] * len(columns), *([line[c] for c in columns] for line in table)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -8,7 +8,7 @@ the concepts that they stand for.
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,13 +72,9 @@ class Vocabulary:
         if not unknown:
             return ""
         quoted = ", ".join(f"“{word}”" for word in unknown)
-        bringing = [
-            title
-            for title, triggers in shelved.items()
-            if _words_of(triggers).intersection(unknown)
-        ]
         tries = list(dict.fromkeys(name for word in unknown for name in self.nearest(word)))
-        advice = [f"Switch on the adapter {' or '.join(bringing)}."] if bringing else []
+        bringing = _bringing(unknown, shelved)
+        advice = [f"Switch on the adapter {bringing}."] if bringing else []
         if tries:
             advice.append(f"Try {' or '.join(tries)}.")
         if not advice:
@@ -87,6 +83,22 @@ class Vocabulary:
                 "they are listed under the prompt."
             )
         return f"This base never learned {quoted}, so that will not show. {' '.join(advice)}"
+
+
+def _bringing(unknown: Sequence[str], shelved: Mapping[str, Iterable[str]]) -> str:
+    """Which adapters were made for which of the unknown words; of several those of least else."""
+    brought = {title: _words_of(triggers) for title, triggers in shelved.items()}
+    made_for: dict[tuple[str, ...], list[str]] = {}
+    for word in unknown:
+        found = {title: len(words) for title, words in brought.items() if word in words}
+        closest = [title for title, size in found.items() if size == min(found.values())]
+        if closest:
+            made_for.setdefault(tuple(closest[:SUGGESTIONS]), []).append(f"“{word}”")
+    if len(unknown) == 1:
+        return "".join(" or ".join(titles) for titles in made_for)
+    return ", ".join(
+        f"{' or '.join(titles)} for {' and '.join(words)}" for titles, words in made_for.items()
+    )
 
 
 def _words(text: str) -> list[str]:

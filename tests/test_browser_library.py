@@ -167,3 +167,18 @@ def test_a_phone_wide_window_and_the_keyboard_alone_will_do(page: Page) -> None:
     expect(page.locator(".leaf-head h3")).to_have_text("lonely")
     expect(page.locator(".leaf-head h3")).to_be_in_viewport()
     assert overflow(page) <= 0
+
+
+@pytest.mark.parametrize("page", [1280, 390], indirect=True)
+def test_details_and_undo_come_into_view_from_far_below(page: Page) -> None:
+    page.set_viewport_size({"width": page.evaluate("innerWidth"), "height": 420})
+    page.locator(".shelf-card[data-name=robot]").click()
+    title = page.locator(".leaf-head h3")
+    expect(title).to_have_text("Robot")
+    expect(title).to_be_in_viewport()
+    page.locator("#library-delete").click()
+    page.get_by_text("(folder robot-lora) stays in the library.").wait_for()
+    undo = page.locator(".shelf .notice").get_by_text("Undo")
+    expect(undo).to_be_in_viewport()
+    undo.click()
+    expect(title).to_have_text("Robot")

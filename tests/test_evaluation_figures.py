@@ -17,6 +17,7 @@ from evaluation.errors import EvaluationError
 from evaluation.headline import headline
 from evaluation.plan_file import read_plan, read_toml
 from evaluation.records import Lines, pack, read_records
+from evaluation.report import FEW_PICTURES, report_of
 from evaluation.rows import rows
 from evaluation.search import as_toml, best, marked
 
@@ -269,6 +270,8 @@ def test_the_report_works_from_disk(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert read_records([tmp_path / "records.jsonl.gz"]) == records
     page = (run / "report" / "index.html").read_text()
     assert "http" not in page
+    assert len(records) >= FEW_PICTURES
+    assert "nothing about the methods" not in page
     for name in (
         "kept.png",
         "values.png",
@@ -276,5 +279,8 @@ def test_the_report_works_from_disk(tmp_path: Path, capsys: pytest.CaptureFixtur
     ):
         assert name in page
         assert (run / "report" / name).is_file()
+    Lines(tmp_path / "smoke" / "records.jsonl").append(records[: FEW_PICTURES - 1])
+    smoke = report_of([tmp_path / "smoke"], tmp_path / "smoke" / "report").read_text()
+    assert "nothing about the methods" in smoke
     table = (run / "report" / "table.md").read_text()
     assert "| shira | 1 | 2 | 1.000 (1.000 to 1.000) |" in table

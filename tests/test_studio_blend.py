@@ -156,7 +156,7 @@ def test_verdicts_follow_the_numbers() -> None:
         met = metrics.Meeting("unet.w", shared, opposed, 100, awom=1.0, awor=0.5, bound=2.0)
         return Pair("a", "b", (met,), 100, 0.0)
 
-    assert "share no entry" in pair(0, 0).verdict
+    assert "change different values" in pair(0, 0).verdict
     assert "hardly meet" in pair(9, 9).verdict
     assert "pull apart" in pair(50, 40).verdict
     assert "mostly agree" in pair(50, 5).verdict

@@ -108,7 +108,10 @@ def judged(studio: Studio, *values: tuple[float, float]) -> Grid:
     cells = [
         Cell(
             spot,
-            scores=(Score("concept", "robot", c, "robot"), Score("style", "ink", s, "ink")),
+            scores=(
+                Score("concept", "robot", c, "robot"),
+                Score("style", "ink", s, "ink"),
+            ),
         )
         for spot, (c, s) in zip(plan.spots, values, strict=True)
     ]
@@ -133,8 +136,9 @@ def test_a_loss_is_the_mean_of_single_minus_joint(studio: Studio) -> None:
     assert found["style", "LoRA"].lost == pytest.approx(-0.2)
     assert {one.pictures for one in found.values()} == {2}
     lines = headline(grid)
-    assert lines[0].startswith("Concept loss of robot: SHiRA 0.30 (alone 0.90, together 0.60), ")
-    assert "LoRA -0.20" in lines[1]
+    assert lines[0].startswith("Concept loss of robot: SHiRA 0.30 (alone 0.90, together 0.60); ")
+    assert lines[1].startswith("Style loss of ink: SHiRA 0.10 ")
+    assert "LoRA nothing, it gains 0.20 (alone 0.60, together 0.80)" in lines[1]
     assert "mean of 2 seeds" in lines[2]
 
 
@@ -148,7 +152,8 @@ def test_what_all_pictures_share_is_in_the_caption(studio: Studio) -> None:
     words = caption(Grid(Path(), plan, tuple(map(Cell, plan.spots))))
     assert "a castle" in words
     assert "seed" not in words.removeprefix(plan.title)
-    assert score_words([Score("concept", "robot", 0.256, "cat")]) == "robot 26 %"
+    scores = [Score("concept", "robot", 0.256, "cat"), Score("style", "high-contrast", 1, "noto")]
+    assert score_words(scores) == "robot 26 %   high contrast style 100 %"
 
 
 @pytest.mark.parametrize("side", [SIDE, 100])

@@ -57,7 +57,7 @@ def test_texts_stay_texts(grid: Grid) -> None:
     pair = Pair("a", "b", (met,), 2, 0.1)
     report = Tags(blendview.report([pair], titles))
     assert "img" not in report.tags
-    assert report.words.count(HOSTILE) == 2
+    assert report.words.count(HOSTILE) == 4
     assert "img" not in Tags(heat_plot(heat_map([met], "AWOM"), "AWOM", HOSTILE)).tags
     failed = Job(1, "a", "blend", {}, State.FAILED, 0.0, error=HOSTILE)
     assert "img" not in Tags(blendview.ended(failed)).tags

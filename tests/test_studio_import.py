@@ -121,7 +121,7 @@ FILES: dict[str, tuple[str, Forge, str]] = {
         "a.safetensors", first_version([0, 3], [1.0, 1.0], [1, 2]), "of a weight with 2",
     ),
     "shape of another base": (
-        "a.safetensors", first_version([0, 3], [1.0, 1.0], [999, 3]), "Start the studio with",
+        "a.safetensors", first_version([0, 3], [1.0, 1.0], [999, 3]), "Start it with the",
     ),
     "climbing zip": ("a.zip", zip_that_climbs, "put one adapter into it"),
     "zip with a word of NaN": ("a.zip", zip_with_bad_word, "clip_l has values that are NaN"),

@@ -69,6 +69,18 @@ def test_unknown_words_are_named_with_what_to_try(
     assert advice in hint
 
 
+def test_each_unknown_word_gets_the_adapter_that_was_made_for_it(shipped: Vocabulary) -> None:
+    shelved = {
+        "All": ("unicorn", "blorp style"),
+        "Unicorn": ("unicorn",),
+        "Blorp": ("blorp style",),
+    }
+    hint = shipped.hint("unicorn, blorp style", (), shelved)
+    assert "Switch on the adapter Unicorn for “unicorn”, Blorp for “blorp”." in hint
+    both = shipped.hint("unicorn, blorp style", (), {"All": shelved["All"]})
+    assert "Switch on the adapter All for “unicorn” and “blorp”." in both
+
+
 def test_trigger_words_of_the_mix_are_known(shipped: Vocabulary) -> None:
     assert shipped.hint("unicorn, ink style", ("unicorn", "ink style"), {}) == ""
 

@@ -134,7 +134,7 @@ def test_run_of_two_concepts_learns_both_and_keeps_both_classes(
     assert main([str(pets), "--dry-run", "--set", *settings]) == 0
     out = capsys.readouterr().out
     assert "a.png 32 x 32 x 3: a photo of sks dog" in out
-    assert "class images: 2 of 2 classes" in out
+    assert "class images: 2 for 2 classes" in out
     assert "same picture" not in out
     assert main([str(pets), "--set", *settings]) == 0
     folder = tmp_path / "adapters" / "pets"

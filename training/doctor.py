@@ -99,11 +99,12 @@ class _Examination:
         self._say(
             "captions: encoded anew in each step, as the text encoders or a new word train"
             if config.texts_train
-            else "captions: encoded once and cached, the text encoders leave the device"
+            else "captions: encoded once and kept, which spares the memory of the text encoders"
         )
         if self._config.keeps_prior:
             count, classes = self._config.prior_images, len(self._config.classes)
-            self._say(f"class images: {count} of {classes} classes, drawn by the base if missing")
+            many = "class" if classes == 1 else "classes"
+            self._say(f"class images: {count} for {classes} {many}, drawn by the base if missing")
         for remark in dataset.remarks:
             self._remark(remark)
 

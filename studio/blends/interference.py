@@ -58,7 +58,7 @@ class Pair:
     def verdict(self) -> str:
         """What the numbers suggest, in a sentence."""
         if not self.shared:
-            return "They share no entry: whatever the method, both stay as they are."
+            return "They change different values: whatever the method, both stay as they are."
         if self.overlap < 0.1:
             return "They hardly meet: a plain sum keeps nearly all of both."
         if self.opposed > 0.3:

@@ -10,7 +10,15 @@ from PIL import Image
 
 from studio.grids.grid import Cell, Grid
 from studio.grids.sheet import SheetCell, contact_sheet
-from studio.grids.wording import caption, cell_name, headline, score_words, seen_words
+from studio.grids.wording import (
+    caption,
+    cell_name,
+    headline,
+    score_words,
+    scores_told,
+    seen_words,
+    wanted_words,
+)
 from studio.judges.judging import Score
 from studio.pictures import write_png, write_text
 
@@ -65,6 +73,7 @@ def page(grid: Grid) -> str:
         caption=caption(grid),
         rows=list(zip(grid.plan.rows, rows, strict=True)),
         headline=headline(grid),
+        scores_told=scores_told(grid),
         settings=_settings(grid),
     )
 
@@ -85,8 +94,8 @@ class _Shown:
         return _words(self.cell)
 
     @property
-    def scores(self) -> list[tuple[Score, str]]:
-        return [(score, seen_words(score)) for score in self.cell.scores]
+    def scores(self) -> list[tuple[Score, str, str]]:
+        return [(score, wanted_words(score), seen_words(score)) for score in self.cell.scores]
 
 
 def _words(cell: Cell) -> str:

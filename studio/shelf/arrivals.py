@@ -73,7 +73,8 @@ def _checked(source: Path, library: AdapterLibrary, weights: BaseWeights) -> Ada
     objection = weights.objection(adapter)
     if objection:
         raise FormatError(
-            f"{objection}, so it is for another base. Start the studio with that one to use it"
+            f"it is for another base than {weights.base}, which this studio runs. Start it with "
+            f"the file's own, python app.py --base ..., to use it ({objection})"
         )
     _refuse_known(source, library)
     return adapter

@@ -23,12 +23,21 @@ function makeBin(value) {
     return node;
   }
 
+  let told = "";
+
+  // What was deleted may have stood far below its notice.
+  function follow(ticket) {
+    if (ticket && ticket !== told) notice.scrollIntoView({ block: "nearest" });
+    told = ticket;
+  }
+
   function draw() {
     const gone = value().bin || [];
     const newest = gone.find((one) => one.ticket === value().deleted);
     notice.hidden = !newest;
     fill(notice, newest, () => (newest ? [make("span", "", `“${newest.title}” was deleted.`),
       press("link", "Undo", "Bring it back", () => trigger("restore", { ticket: newest.ticket }))] : []));
+    follow(newest?.ticket);
     list.hidden = !gone.length;
     fill(list, gone, () => {
       const items = make("ul");

@@ -103,10 +103,12 @@ function drawGrid() {
 let followed = "";
 
 function follow() {
-  // On a narrow window the details lie far below the cards.
+  // Beside the cards the details stay in view; on a narrow window they lie far below.
   const chosen = value().chosen;
-  if (chosen && chosen !== followed && window.innerWidth <= 760) {
-    document.querySelector("#library-leaf")?.scrollIntoView({ behavior: "smooth" });
+  const leaf = document.querySelector("#library-leaf");
+  if (chosen && chosen !== followed && leaf) {
+    leaf.scrollTop = 0;
+    if (window.innerWidth <= 760) leaf.scrollIntoView({ behavior: "smooth" });
   }
   followed = chosen;
 }

@@ -72,8 +72,8 @@ def _form(handlers: BlendHandlers) -> tuple[Form, gr.State]:
         names = gr.Dropdown(
             handlers.choices(), value=first, multiselect=True, max_choices=MAX_PARTS,
             label="Adapters", elem_id="blend-adapters",
-            info=f"Two to {MAX_PARTS}; LoRAs and their kin change every entry of their weights, so "
-            "their blends do too.",
+            info=f"Two to {MAX_PARTS}. Blends of SHiRA adapters are small files; with a LoRA among "
+            "them the blend changes every value of its weights, and its file is large.",
         )  # fmt: skip
         strengths = tuple(_strength(handlers, first, number) for number in range(MAX_PARTS))
     order = gr.State(first)
@@ -83,13 +83,14 @@ def _form(handlers: BlendHandlers) -> tuple[Form, gr.State]:
     )  # fmt: skip
     meeting = gr.Radio(
         _MEETINGS, value=Meeting.SUM, label="Where they meet", elem_id="blend-meeting",
-        info="What an entry gets that several change. Sum adds, Mean averages, Strongest takes the "
-        "largest change, TIES averages those with the winning sign.",
+        info="What a value of the base gets that several adapters change. For most: Sum. It adds; "
+        "Mean averages, Strongest takes the largest change, TIES averages those of the winning "
+        "sign.",
     )  # fmt: skip
     thinning = gr.Radio(
         _THINNINGS, value=Thinning.NONE, label="Thin each one first", elem_id="blend-thinning",
-        info="Fewer entries meet less. TIES as published keeps the largest 20 %; DARE drops most "
-        "at random and scales up the rest.",
+        info="For most: Keep all. Adapters that change fewer values meet less. With TIES keep the "
+        "largest 20 %, as its paper does; DARE drops most at random and scales up the rest.",
     )  # fmt: skip
     keep = gr.Slider(
         1, 100, 50, step=1, label="Keep of each (%)", visible=False, buttons=[],
@@ -105,11 +106,11 @@ def _more() -> tuple[gr.Slider, gr.Number]:
     with gr.Accordion("More", open=False):
         result_keep = gr.Slider(
             1, 100, 100, step=1, label="Keep of the result (%)", buttons=[],
-            info="Prunes the blend to its largest entries, for a smaller file.",
+            info="Keeps only the blend's largest changes, for a smaller file.",
         )  # fmt: skip
         seed = gr.Number(
             0, label="Seed of DARE", precision=0, minimum=0, maximum=MAX_SEED,
-            info="Another seed drops other entries.",
+            info="Another seed drops other values.",
         )  # fmt: skip
     return result_keep, seed
 

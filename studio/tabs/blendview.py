@@ -9,14 +9,17 @@ from studio.jobs import Job, State
 from studio.tabs.cards import size_words
 
 _HEADS = (
-    ("Overlap", "Of the smaller adapter's entries, the share that both change"),
-    ("by chance", "The overlap that adapters of these sizes have if they pick entries at random"),
-    ("Opposed", "Of the shared entries, the share that they push in opposite directions"),
-    ("AWOM", "|A′B|, the mean over the weights: 0 is none (in brackets: of the most possible)"),
+    ("Overlap", "Of the values that the smaller adapter changes, the share that both change"),
+    ("by chance", "The overlap that adapters of these sizes have if they pick values at random"),
+    ("Opposed", "Of the shared values, the share that they push in opposite directions"),
+    (
+        "AWOM",
+        "How much is left of A′B, the mean over the weights (in brackets: of the most possible)",
+    ),
     ("AWOR", "The share of zeros in A′B, the mean over the weights: 1 is no interference"),
 )
 _MEANING = (
-    "Overlap counts entries that both adapters change; where it is 0, a sum keeps both exactly. "
+    "Overlap counts the values that both adapters change; where it is 0, a sum keeps both exactly. "
     "Opposed tells how often they then disagree: there a sum cancels, and TIES or Strongest picks "
     "a side. AWOM and AWOR are the measures of the SHiRA paper (arXiv 2406.13175): what is left "
     "when one change is applied after the other, A′B; a low AWOM and a high AWOR mean little "
@@ -59,9 +62,9 @@ def outcome(account: Account, size: int) -> str:
     facts = [
         ("How", account.blend.words, "What was done to the adapters"),
         (
-            "Entries",
+            "Changed values",
             f"{account.entries:,} from {account.before:,}",
-            "Changed entries: the blend's, and those of all parts counted together",
+            "Those of the blend, and those of all parts counted together",
         ),
         (
             "Density",
@@ -82,6 +85,7 @@ def report(pairs: Sequence[Pair], titles: Mapping[str, str]) -> str:
     heads = "".join(f'<th scope="col" title="{escape(why)}">{name}</th>' for name, why in _HEADS)
     rows = "".join(_pair_row(pair, titles) for pair in pairs)
     return (
+        f"{_verdicts(pairs, titles)}"
         '<div class="cells-scroll"><table class="report">'
         f'<thead><tr><th scope="col">Pair</th>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
@@ -100,11 +104,16 @@ def _pair_row(pair: Pair, titles: Mapping[str, str]) -> str:
         f"{pair.awor:.3f}",
     )
     cells = "".join(f"<td>{value}</td>" for value in values)
-    return (
-        f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
-        f'<tr class="verdict"><td colspan="{len(values) + 1}">'
-        f"<span>{escape(pair.verdict)}</span></td></tr>"
+    return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
+
+
+def _verdicts(pairs: Sequence[Pair], titles: Mapping[str, str]) -> str:
+    """What the table below says, in words."""
+    lines = "".join(
+        f"<p><strong>{escape(pair_words(pair, titles))}</strong>: {escape(pair.verdict)}</p>"
+        for pair in pairs
     )
+    return f'<div class="verdicts">{lines}</div>'
 
 
 def pair_words(pair: Pair, titles: Mapping[str, str]) -> str:
@@ -125,5 +134,5 @@ def kept(title: str, name: str) -> str:
     """That a blend is in the library now."""
     return (
         f'<p class="help">Saved as <strong>{escape(title)}</strong> (folder {escape(name)}): it is '
-        "in the Library, and in the rack of Generate after Rescan.</p>"
+        "in the Library, and among the adapters of Generate.</p>"
     )

@@ -40,7 +40,8 @@ def grid(state: Grid, *, crisp: bool) -> str:
         f'<p class="cells-caption">{escape(wording.caption(state))}</p>'
         f'<div class="cells-scroll"><div class="cells{turns}" '
         f'style="--rows:{len(rows)};--columns:{len(columns)}">'
-        f"{''.join(heads)}{''.join(figures)}</div></div>{_headline(state)}{_files(state)}"
+        f"{''.join(heads)}{''.join(figures)}</div></div>"
+        f"{_headline(state)}{_told(state)}{_files(state)}"
     )
 
 
@@ -124,13 +125,18 @@ def _score(score: Score) -> str:
     words = escape(wording.seen_words(score))
     return (
         f'<span class="score" title="{words}" style="--share:{score.value:.1%}">'
-        f"{escape(score.wanted)} <b>{score.value * 100:.0f}&nbsp;%</b></span>"
+        f"{escape(wording.wanted_words(score))} <b>{score.value * 100:.0f}&nbsp;%</b></span>"
     )
 
 
 def _headline(state: Grid) -> str:
     lines = "".join(f"<p>{escape(line)}</p>" for line in wording.headline(state))
     return f'<div class="headline">{lines}</div>' if lines else ""
+
+
+def _told(state: Grid) -> str:
+    words = wording.scores_told(state)
+    return f'<p class="help scores-told">{escape(words)}</p>' if words else ""
 
 
 def _files(state: Grid) -> str:

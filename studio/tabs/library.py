@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from shira_diffusion.errors import ShiraError
-from studio.library import Entry
+from studio.library import TWIN_ENDING, Entry
 from studio.service import Studio
 from studio.shelf.editing import MAX_STRENGTH, MIN_STRENGTH, Edit
 from studio.shelf.exports import FORMATS, offered
@@ -18,6 +18,8 @@ from studio.tabs.telling import remark, told
 
 WORK = {**SHELF, "show_progress": "hidden", "api_visibility": "private"}
 """For listeners that read or write files, or have something to tell."""
+WARNING_S = 30
+"""How long it is said why a file was not imported."""
 
 
 class Fields(NamedTuple):
@@ -62,7 +64,7 @@ class LibraryHandlers:
             try:
                 arrival = self.studio.shelf.take_upload(path)
             except ShiraError as error:
-                gr.Warning(escape(str(error)), title="Not imported", duration=None)
+                gr.Warning(escape(str(error)), title="Not imported", duration=WARNING_S)
             else:
                 arrived.append(arrival)
                 remark(" ".join([f"“{arrival.title}” is in the library.", *arrival.remarks]))
@@ -98,6 +100,10 @@ class LibraryHandlers:
             ticket = self.studio.shelf.delete(name).ticket
         except ShiraError as error:
             raise told(error) from error
+        other = name.removesuffix(TWIN_ENDING) if name.endswith(TWIN_ENDING) else name + TWIN_ENDING
+        for entry in self.studio.library.entries:
+            if entry.name == other:
+                remark(f"“{entry.title}” (folder {other}) stays in the library.")
         return self._opened("", ticket)
 
     def restore(self, event: gr.EventData) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from shira_diffusion.cards import SPARSE
 from shira_diffusion.errors import FormatError
 from shira_diffusion.formats import container
 from studio.library import ADAPTER_FILE, Entry, method_name
@@ -15,6 +16,14 @@ from studio.tabs.widgets import binned
 from studio.thumbnails import thumbnail_uri
 
 _DENSITY = "shira.density"
+_MASKS = {
+    "rand": "at random (rand)",
+    "struct": "rows and a diagonal (struct)",
+    "wm": "the largest weights (wm)",
+    "sara": "the smallest weights (sara)",
+    "grad": "where the gradients are largest (grad)",
+    "snip": "where weight times gradient is largest (snip)",
+}
 
 
 def shelf_value(shelf: Shelf, chosen: str, deleted: str = "") -> dict[str, Any]:
@@ -78,9 +87,9 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
         ("Tags", ", ".join(info.tags)),
         ("Strength", f"{info.strength}, as its author suggests" if info.strength else ""),
         ("Method", method_name(info.method)),
-        ("Mask", info.mask),
+        ("Mask", _MASKS.get(info.mask, info.mask)),
         ("Density", _density(entry)),
-        ("Size", size_words(entry.stamp.size) if entry.stamp.size else ""),
+        ("Size", _size(entry)),
         ("Base", info.base_model),
         ("Author", info.author),
         ("Licence", info.license),
@@ -88,6 +97,15 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
         ("File's SHA-256", "" if entry.problem else entry.sha256()),
     ]
     return [row for row in rows if row[1]]
+
+
+def _size(entry: Entry) -> str:
+    if not entry.stamp.size:
+        return ""
+    size = size_words(entry.stamp.size)
+    # Beside a LoRA of as many values the file looks too large.
+    sparse = entry.info.method in SPARSE
+    return f"{size}: its values, and where in the weights each of them stands" if sparse else size
 
 
 def _density(entry: Entry) -> str:

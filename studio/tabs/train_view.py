@@ -154,9 +154,8 @@ def _samples(training: Training) -> list[dict[str, Any]]:
 
 def estimate(found: Estimate) -> str:
     """What the dry run said, as HTML."""
-    names = {"data": "Pictures", "time": "Time", "steps": "Steps"}
     rows = "".join(
-        f"<dt>{escape(names.get(name, name.capitalize()))}</dt><dd>{escape(value)}</dd>"
+        f"<dt>{escape(_fact_name(name))}</dt><dd>{escape(value)}</dd>"
         for name, value in found.facts
     )
     faults = "".join(f"<li>{escape(fault)}</li>" for fault in found.faults)
@@ -169,6 +168,13 @@ def estimate(found: Estimate) -> str:
     if remarks:
         parts.append(f"<strong>Worth a look</strong><ul>{remarks}</ul>")
     return "".join([*parts, f'<dl class="settings">{rows}</dl></div>'])
+
+
+def _fact_name(name: str) -> str:
+    """What the page calls what the trainer's dry run tells."""
+    if name.startswith("bucket "):
+        return f"Size {name.removeprefix('bucket ').replace('x', '×')}"
+    return {"data": "Pictures"}.get(name, name.capitalize())
 
 
 def contention(running: Training | None, device: str) -> str:
