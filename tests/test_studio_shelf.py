@@ -1,5 +1,6 @@
 """What changes the adapters on disk: import, edit, rename, delete with undo, export."""
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -149,7 +150,7 @@ def test_a_lora_keeps_its_ending_and_a_sparse_one_does_not_take_it(
     arrival = shelf.take_in(tmp_path / "plain.safetensors", "sketch-lora.safetensors")
     assert arrival.name == "sketch-lora"
     assert any("trigger" in words for words in arrival.remarks)
-    assert shelf.library.find("sketch-lora").is_twin
+    assert not shelf.library.find("sketch-lora").is_twin, "nothing says what it learned"
 
 
 def test_a_peft_folder_as_zip_becomes_a_native_file(
@@ -322,6 +323,22 @@ def test_rename_moves_folder_title_card_and_twin_together(shelf: Shelf) -> None:
     assert twin.is_twin
     assert entry.card() == "# Bold Ink\n\nTrigger words: `ink style`\n\nMine.\n"
     assert shelf.rename("bold-ink", "robot") == "robot-2", "and no adapter is overwritten"
+
+
+def test_a_rename_leaves_a_stranger_alone_whose_name_looks_like_a_twins(shelf: Shelf) -> None:
+    ink = shelf.library.find("ink").folder / "adapter.safetensors"
+    blend = dataclasses.replace(Adapter.load(ink).info, name="robot-2", training={"blend": "sum"})
+    Adapter(Adapter.load(ink).deltas, blend).save(
+        shelf.library.folder / "robot-2" / "adapter.safetensors"
+    )
+    shelf.library.find("robot-lora").folder.rename(shelf.library.folder / "robot-2-lora")
+    shelf.library.rescan()
+    stranger = shelf.library.find("robot-2-lora")
+    before = files(stranger.folder)
+    assert shelf.rename("robot-2", "Robot 2") == "robot-2"
+    assert shelf.rename("robot-2", "Triple") == "triple"
+    assert files(shelf.library.find("robot-2-lora").folder) == before
+    assert not stranger.is_twin
 
 
 def test_a_rename_that_fails_halfway_changes_nothing(shelf: Shelf) -> None:

@@ -8,8 +8,9 @@ from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
 from studio.grids.grid import Grid
 from studio.grids.plan import Plan, Spot, members_of, plain
 from studio.judges.judging import CONCEPT
-from studio.library import LORA, TWIN_ENDING, AdapterLibrary, Entry
+from studio.library import AdapterLibrary, Entry
 from studio.recipe import MAX_SEED, Recipe
+from studio.twins import TWIN_ENDING, objection
 
 KIND = "compare"
 METHODS = ("SHiRA", "LoRA")
@@ -136,8 +137,11 @@ def _problem(library: AdapterLibrary, method: str, names: Mapping[str, float]) -
             return f"No LoRA twin here: the library has no {name!r}."
         except ShiraError as error:
             return str(error)
-        if method == METHODS[1] and entry.info.method != LORA:
-            return f"No LoRA twin here: {name!r} is not a LoRA."
+        if method == METHODS[1]:
+            sparse = library.find(name.removesuffix(TWIN_ENDING))
+            reason = objection(sparse.info, entry.info)
+            if reason:
+                return f"No LoRA twin here: {name!r} {reason}."
     return ""
 
 

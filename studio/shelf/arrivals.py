@@ -18,9 +18,7 @@ from shira_diffusion.words import read_word
 from studio.library import (
     ADAPTER_FILE,
     CARD_FILE,
-    LORA,
     THUMBNAIL_FILE,
-    TWIN_ENDING,
     AdapterLibrary,
 )
 from studio.newwords import told as word_told
@@ -28,6 +26,7 @@ from studio.shelf.archive import unpack
 from studio.shelf.fit import BaseWeights
 from studio.shelf.naming import folder_name, free_name, plain
 from studio.thumbnails import CARD_SIDE, write_thumbnail
+from studio.twins import LORA, TWIN_ENDING
 
 MAX_BYTES = 8 * 2**30
 
