@@ -146,6 +146,33 @@ def test_what_is_no_picture_stays_out_with_its_reason(
     assert len(sets.find(filled).images) == 2
 
 
+def test_pictures_without_captions_are_told_by_the_names_that_people_know(
+    sets: ImageSets, filled: str
+) -> None:
+    assert sets.find(filled).fault == ""
+    sets.caption(filled, {"0001.jpg": ""})
+    assert sets.find(filled).fault.startswith("Write what “IMG_0002.jpg” shows:")
+    sets.caption(filled, {"0002.png": ""})
+    assert "“IMG_0002.jpg”, “red_fox-01.png” show:" in sets.find(filled).fault
+
+
+def test_a_trainings_own_pictures_are_found_again_or_come_back_as_a_set(
+    sets: ImageSets, filled: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    sets.copy_to(filled, copy)
+    sets.create("Set 2")
+    assert sets.gather(copy, "Pictures of Ink") == filled
+    sets.remove(filled, "0001.jpg")
+    again = sets.gather(copy, "Pictures of Ink")
+    assert sets.title(again) == "Pictures of Ink"
+    assert sorted(captions(sets, again).values()) == ["a castle, ink style\na castle", "red fox"]
+    assert sets.gather(copy, "Once more") == again
+    sets.copy_to(filled, tmp_path / "one")
+    alone = sets.discard(filled) and sets.gather(tmp_path / "one", "One")
+    assert sets.gather(tmp_path / "one", "Two") == alone, "also where a number is missing"
+
+
 def test_a_picture_can_be_taken_out_and_put_back(
     sets: ImageSets, filled: str, pictures: Path
 ) -> None:

@@ -145,7 +145,7 @@ def _connect(
         handlers.start, [*form], [*place.shown, form.seed],
     )  # fmt: skip
     begin([place.resume.click], handlers.resume, [current], [*place.shown])
-    chosen = place.earlier.input(str, place.earlier, current, **PAGE)
+    chosen = place.earlier.input(handlers.pick, [place.earlier, current], current, **PAGE)
     opened = tab.select(handlers.running, current, current, **PAGE)
     restored = place.trash.restore(handlers.restore, outputs=[current, place.trash], **FOLLOW)
     place.trash.empty(handlers.empty_trash, outputs=place.trash, **PAGE)
