@@ -10,7 +10,7 @@ from evaluation.rows import Cost, Row
 try:
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:
-    raise EvaluationError("plots need matplotlib: pip install -r requirements-dev.txt") from error
+    raise EvaluationError("plots need matplotlib: pip install -r requirements.txt") from error
 
 _OURS, _PEERS = "#1f6f8b", "#c2703d"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 import weakref
 from collections.abc import Iterator
@@ -12,13 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from studio_toys import HOSTILE
+from studio_toys import HOSTILE, open_toy
 
 from shira_diffusion import Adapter
 from shira_diffusion.errors import SettingError
 from studio.library import AdapterLibrary
 from studio.shelf.trash import TrashError
-from studio.tabs import train_view
+from studio.tabs import train_form, train_view
+from studio.tabs.train_form import Presets
+from studio.tabs.train_handlers import TrainHandlers
 from studio.vocabulary import Vocabulary
 from studio.workshop.captions import CONCEPT, STYLE, cleaned, from_file_name, with_trigger
 from studio.workshop.estimate import estimate, read, strangers, time_taken
@@ -353,6 +356,31 @@ def test_words_that_the_base_never_read_are_remarked_on() -> None:
     assert "ink" not in remark.split(":")[0]
     assert strangers(known, ["a red fox, ink style"], "ink style") == ()
     assert strangers(None, ["anything"], "") == ()
+
+
+def test_a_trigger_that_all_captions_share_is_no_stranger(
+    toy_base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(toy_base, base)
+    words = {"concepts": ["red fox", "castle"], "styles": [], "modifiers": [], "others": ["a"]}
+    (base / "words.json").write_text(json.dumps({**words, "alike": {}}))
+    studio = open_toy(base, tmp_path / "adapters", tmp_path / "outputs")
+    handlers = TrainHandlers(studio, Presets.of(studio))
+    set_id = studio.workshop.sets.create("Ink")
+    studio.workshop.sets.add(set_id, pictures.iterdir())
+    shown = {
+        "images": [
+            {"name": "0001.jpg", "captions": "castle, inky style"},
+            {"name": "0002.png", "captions": "wug, inky style"},
+        ]
+    }
+    form = train_form.filled(replace(ORDER, trigger=""), handlers.presets)
+    form = form._replace(preset=ORDER.preset)
+    told = list(handlers.check(set_id, shown, *form))[-1]
+    studio.workshop.keeper.close()
+    assert "never read “wug”:" in told
+    assert "<dd>inky style</dd>" in told
 
 
 # Runs
