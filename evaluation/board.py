@@ -4,66 +4,17 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, Future
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from evaluation.drawings import Drawing, all_drawings
 from evaluation.pieces import Draw, Piece, Train
+from evaluation.place import Place
 from evaluation.plan import Plan
-from evaluation.records import Lines
+from evaluation.progress import Progress
 from evaluation.trainings import Training, all_trainings
 from shira_diffusion.errors import ShiraError
 
 _MOST_DEATHS = 3
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a plan's results are: the folder of the plan, and the one that plans share."""
-
-    folder: Path
-    work: Path
-
-    @property
-    def records(self) -> Lines:
-        """One line a picture."""
-        return Lines(self.folder / "records.jsonl")
-
-    @property
-    def adapters(self) -> Lines:
-        """One line an adapter."""
-        return Lines(self.folder / "adapters.jsonl")
-
-    @property
-    def failures(self) -> Lines:
-        """One line an adapter or drawing that could not be made."""
-        return Lines(self.folder / "failures.jsonl")
-
-    @property
-    def pictures(self) -> Path:
-        """Pictures for the gallery, by their record's key."""
-        return self.folder / "pictures"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far it is: adapters and drawings done of all, what failed, and what can still be begun.
-
-    What waits for an adapter that failed cannot.
-    """
-
-    trained: int
-    trainings: int
-    drawn: int
-    drawings: int
-    failures: tuple[str, ...] = ()
-    left: int = 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether everything is done."""
-        return self.trained == self.trainings and self.drawn == self.drawings
 
 
 class Board:
@@ -129,7 +80,6 @@ class Board:
 
     def settle(self, piece: Piece, future: Future[Any], seconds: float) -> None:
         """Write down what came of a piece of work."""
-        self._seconds[type(piece)].append(seconds)
         try:
             found = future.result()
         except BrokenExecutor:
@@ -140,6 +90,8 @@ class Board:
             # Whatever it is, of memory or in a library: the others go on.
             self._failed(piece, f"{type(error).__name__}: {error}")
         else:
+            # What fails, mostly at once, says nothing of how long work takes.
+            self._seconds[type(piece)].append(seconds)
             self._succeeded(piece, found)
 
     def _succeeded(self, piece: Piece, found: Any) -> None:
@@ -151,7 +103,7 @@ class Board:
         self._drawn += 1
 
     def _died(self, piece: Piece) -> None:
-        """Begin a piece anew whose process died: others that died with it are not to blame."""
+        """Begin a piece anew whose process died, for want of memory perhaps that others had."""
         self._deaths[piece.key] += 1
         if self._deaths[piece.key] == _MOST_DEATHS:
             self._failed(piece, "its worker died each time it was begun; is there enough memory?")

@@ -10,11 +10,12 @@ import torch
 from rich.console import Console
 
 from evaluation.bench import Bench
-from evaluation.board import Place, Progress
 from evaluation.carry_out import WORK, carry_out
 from evaluation.errors import EvaluationError
+from evaluation.place import Place
 from evaluation.plan_file import read_plan
 from evaluation.pool import Alone, Processes
+from evaluation.progress import Progress
 
 UNFINISHED = 3
 FAILED = 4

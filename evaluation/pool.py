@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ Work = Callable[[Bench], Any]
 """What a worker does with its bench; it travels to it, so no lambda."""
 
 _THREADS = "OMP_NUM_THREADS"
-_MOST_STARTS = 4
+# In a row, so that some bad pieces of work one after the other, three times each, are no end.
+_MOST_DEATHS = 10
 
 
 class Crew(Protocol):
@@ -62,10 +64,10 @@ class Processes:
         self, count: int, devices: Sequence[str], work: Path, pictures: Path | None
     ) -> None:
         self.size = count
-        shares = [devices[number % len(devices)] for number in range(count)]
-        self._groups = [
-            _Group(shares.count(device), device, work, pictures) for device in dict.fromkeys(shares)
+        self._workers = [
+            _Worker(devices[number % len(devices)], work, pictures) for number in range(count)
         ]
+        _begin(self._workers)
 
     def __enter__(self) -> Self:
         return self
@@ -76,81 +78,86 @@ class Processes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for group in self._groups:
-            group.end()
+        for worker in self._workers:
+            worker.end()
 
     def submit(self, work: Work) -> Future[Any]:
-        """Give the work to a free process."""
-        return max(self._groups, key=lambda group: group.free).submit(work)
+        """Give the work to a free process, where most are free."""
+        free = [worker for worker in self._workers if worker.free]
+        by_device = Counter(worker.device for worker in free)
+        return max(free, key=lambda worker: by_device[worker.device]).submit(work)
 
 
-class _Group:
-    """The processes of one device, which are started anew when one of them dies."""
+class _Worker:
+    """One process on a device, which is started anew when it dies.
 
-    def __init__(self, count: int, device: str, work: Path, pictures: Path | None) -> None:
+    Each has an executor of its own: one of several processes fails the work of all when one dies.
+    """
+
+    def __init__(self, device: str, work: Path, pictures: Path | None) -> None:
         kind, _, index = device.partition(":")
         visible = _visible(index) if kind == "cuda" else None
-        place = ("cuda:0" if kind == "cuda" else device, work, pictures)
-        self._count = count
+        self.device = device
+        self._place = ("cuda:0" if kind == "cuda" else device, work, pictures)
         self._environment = {_THREADS: "1"}
         if visible:
             self._environment["CUDA_VISIBLE_DEVICES"] = visible
-        self._place = place
-        self._starts = 0
-        self.busy: set[Future[Any]] = set()
-        self._executor = self._started()
+        self._executor: ProcessPoolExecutor | None = None
+        self._last: Future[Any] | None = None
+        self._deaths = 0  # in a row
 
     @property
-    def free(self) -> int:
-        """How many processes have nothing to do."""
-        return self._count - len(self.busy)
+    def free(self) -> bool:
+        """Whether it has nothing to do."""
+        return self._last is None or self._last.done()
 
     def submit(self, work: Work) -> Future[Any]:
-        """Give the work to a free process.
+        """Give it the work.
 
-        Raises `EvaluationError` when processes die again and again.
+        Raises `EvaluationError` when it dies again and again.
         """
+        if self._last is not None and not isinstance(self._last.exception(), BrokenExecutor):
+            self._deaths = 0
+        assert self._executor is not None
         try:
-            future = self._executor.submit(_at_the_bench, work)
+            self._last = self._executor.submit(_at_the_bench, work)
         except BrokenExecutor as error:
-            if self._starts >= _MOST_STARTS:
+            self._deaths += 1
+            if self._deaths == _MOST_DEATHS:
                 raise EvaluationError(
-                    "Workers die again and again, of memory that is used up or in a library. Try "
+                    "A worker dies again and again, of memory that is used up or in a library. Try "
                     "fewer --workers; what is done stays done."
                 ) from error
-            self._executor = self._started()
-            future = self._executor.submit(_at_the_bench, work)
-        self.busy.add(future)
-        future.add_done_callback(self.busy.discard)
-        return future
+            _begin([self])
+            self._last = self._executor.submit(_at_the_bench, work)
+        return self._last
 
-    def end(self) -> None:
-        """Wait for what is at work and end the processes."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def _started(self) -> ProcessPoolExecutor:
-        """Start all processes at once, as copies of one that has imported everything."""
-        self._starts += 1
-        with _one_thread_each():
-            executor = self._executor_of("forkserver")
-            first, *_ = [executor.submit(_is_fit) for _ in range(self._count)]
-            if first.exception() is None and first.result():
-                return executor
-            executor.shutdown()
-            executor = self._executor_of("spawn")
-            for _ in range(self._count):
-                executor.submit(_is_fit)
-        return executor
-
-    def _executor_of(self, method: str) -> ProcessPoolExecutor:
+    def begin(self, method: str) -> Future[bool]:
+        """Start the process in place of a former one; return whether it is fit, to come."""
+        self.end()
         context = multiprocessing.get_context(method)
         context.set_forkserver_preload([Bench.__module__])
-        return ProcessPoolExecutor(
-            self._count,
+        self._executor = ProcessPoolExecutor(
+            1,
             mp_context=context,
             initializer=_take_place,
             initargs=(self._environment, *self._place),
         )
+        return self._executor.submit(_is_fit)
+
+    def end(self) -> None:
+        """Wait for what is at work and end the process."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(workers: Sequence[_Worker]) -> None:
+    """Start all at once, as copies of one process that has imported everything."""
+    with _one_thread_each():
+        first, *_ = [worker.begin("forkserver") for worker in workers]
+        if first.exception() is not None or not first.result():
+            for worker in workers:
+                worker.begin("spawn")
 
 
 def _visible(index: str) -> str:

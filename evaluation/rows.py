@@ -110,11 +110,10 @@ def _known(figures: Mapping[str, Estimate | None]) -> dict[str, Estimate]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a recipe's adapters hold: trained values, bytes on disk, seconds of training."""
+    """What a recipe's adapters hold: trained values and bytes on disk."""
 
     values: float
     size: float
-    seconds: float
 
 
 def brought(kind: str) -> Read:
@@ -145,6 +144,6 @@ def costs(adapters: Iterable[Mapping[str, Any]]) -> dict[str, Cost]:
     for line in adapters:
         by_recipe[line["recipe"]].append(line)
     return {
-        recipe: Cost(*(mean(line[key] for line in lines) for key in ("values", "bytes", "seconds")))
+        recipe: Cost(*(mean(line[key] for line in lines) for key in ("values", "bytes")))
         for recipe, lines in by_recipe.items()
     }

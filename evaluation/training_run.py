@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +18,9 @@ from training import methods
 from training.base import Base
 from training.config import Config
 from training.errors import ConfigError
+from training.events import EventLog
 from training.machine import Machine
 from training.run import run
-from training.run_folder import RunFolder
 from training.settings import load_config
 
 CREATE = {"training": methods.create, "peft-shira": peft_shira.create}
@@ -44,7 +42,7 @@ def config_of(training: Training, work: Path, folder: Path, device: str) -> Conf
         **training.settings,
         "data": str(folder),
         "name": training.name,
-        "run": str(work / "trained" / training.name),
+        "run": str(_run(training, work)),
         "adapters_dir": str(work / "adapters"),
         "cache_dir": str(work / "cache"),
         "device": device,
@@ -52,6 +50,8 @@ def config_of(training: Training, work: Path, folder: Path, device: str) -> Conf
         "avoid": [str(other.file(work)) for other in training.avoids],
     }
     config = load_config(training.preset, [f"{key}={_toml(settings[key])}" for key in settings])
+    if "cuda_graphs" in training.settings:
+        return config
     # PEFT's SHiRA asks the host about its indices in each pass.
     capturable = training.recipe.trainer == "training" and not config.texts_train
     return dataclasses.replace(config, cuda_graphs=capturable and device.startswith("cuda"))
@@ -100,8 +100,6 @@ def train(training: Training, work: Path, device: str, bases: Bases) -> dict[str
     Raises `ShiraError` when it cannot be trained, by a loss that is not finite for one.
     """
     file = training.file(work)
-    began = time.perf_counter()
-    warnings: list[str] = []
     if not file.is_file():
         config = config_of(training, work, folder_of(training.subject, work), device)
         with bases.lent(config, device) as base:
@@ -109,8 +107,6 @@ def train(training: Training, work: Path, device: str, bases: Bases) -> dict[str
             outcome = run(config, Console(quiet=True), create=create, base=base)
         if outcome.adapter is None:  # someone pressed Ctrl-C, and means all of it
             raise KeyboardInterrupt
-        warnings = [row["message"] for row in RunFolder.of(config).log.find("warning")]
-        shutil.rmtree(config.run)
     return {
         "name": training.name,
         "recipe": training.recipe.name,
@@ -118,7 +114,24 @@ def train(training: Training, work: Path, device: str, bases: Bases) -> dict[str
         "seed": training.seed,
         "settings": training.recipe.settings(training.subject.kind),
         **_facts(file),
-        "seconds": round(time.perf_counter() - began, 1),
+        **_told(EventLog(_run(training, work) / "events.jsonl")),
+    }
+
+
+def _run(training: Training, work: Path) -> Path:
+    """Return the run's folder; it stays, for whoever lists the adapter again."""
+    return work / "trained" / training.name
+
+
+def _told(log: EventLog) -> dict[str, Any]:
+    """Return the seconds of a run's steps and what it had to warn of, as far as it is known.
+
+    What comes before the steps is left out: the first run of all loads and draws for the others.
+    """
+    steps, warnings = log.find("step"), [row["message"] for row in log.find("warning")]
+    seconds = round(sum(row["seconds"] for row in steps), 2)
+    return {
+        **({"seconds": seconds} if steps else {}),
         **({"warnings": warnings} if warnings else {}),
     }
 

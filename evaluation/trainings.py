@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.plan import CONCEPT, Plan, Recipe, Subject, digest
+from training.run import NUMBERS
+from training.settings import read_preset
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Training:
         shaped_by = {
             "settings": self.settings,
             "trainer": self.recipe.trainer,
-            "preset": self.preset,
+            "preset": read_preset(self.preset),
+            "numbers": NUMBERS,
             "data": self.subject.data,
             "avoids": [other.name for other in self.avoids],
         }

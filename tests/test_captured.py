@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from shira_diffusion import masks
-from shira_diffusion.captured import CapturedPass
-from shira_diffusion.errors import SettingError, ShiraError
+from shira_diffusion.captured import CapturedPass, _compare
+from shira_diffusion.errors import CaptureError, SettingError, ShiraError
 from shira_diffusion.tune import SparseTuner
 
 
@@ -40,6 +40,36 @@ def test_there_is_no_cuda_graph_without_cuda() -> None:
     module, tuner = tuned("cpu")
     with pytest.raises(SettingError, match="cpu"):
         capture(module, tuner, "cpu")
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("replayed", "launched", "right"),
+    [
+        (1.0, 1.0, True),
+        (1.04, 1.0, True),
+        (1.06, 1.0, False),
+        (NAN, 1.0, False),
+        (INF, 1.0, False),
+        (NAN, 0.0, False),
+        (1.0, 0.0, False),
+        (0.0, 0.0, True),
+        (1.0, NAN, True),
+        (1.0, INF, True),
+    ],
+)
+def test_a_replay_is_compared_with_a_launched_pass(
+    replayed: float, launched: float, right: bool
+) -> None:
+    same = torch.tensor([3.0, 4.0])
+    loss = torch.tensor(replayed), torch.tensor(launched)
+    if right:
+        _compare([loss, (same, same)])
+        return
+    with pytest.raises(CaptureError, match="other numbers"):
+        _compare([loss, (same, same)])
 
 
 @pytest.mark.gpu

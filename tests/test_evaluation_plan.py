@@ -167,6 +167,24 @@ def test_what_the_trainer_would_refuse_is_refused_at_once(
     assert fault in str(caught.value)
 
 
+def test_what_an_adapter_is_called_changes_with_what_shapes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names() -> set[str]:
+        return {training.name for training in all_trainings(read_plan(file))}
+
+    file = write_plan(tmp_path, tmp_path)
+    found = [names(), names()]
+    assert found[0] == found[1]
+    preset = tmp_path / "preset.toml"
+    preset.write_text(preset.read_text() + "[lora]\nrank = 3\n")
+    found.append(names())
+    monkeypatch.setattr("evaluation.trainings.NUMBERS", 99)
+    found.append(names())
+    assert found[1].isdisjoint(found[2])
+    assert found[2].isdisjoint(found[3])
+
+
 def test_a_preset_with_a_new_word_is_refused(tmp_path: Path) -> None:
     file = write_plan(tmp_path, tmp_path)
     (tmp_path / "preset.toml").write_text('new_token = "<ink>"\n')

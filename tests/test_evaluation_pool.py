@@ -1,11 +1,13 @@
 """Workers: every device gets its share, and a GPU's processes see that GPU alone."""
 
 import os
+import time
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
 
+from evaluation import pool
 from evaluation.bench import Bench
 from evaluation.errors import EvaluationError
 from evaluation.pool import Processes, _visible
@@ -19,6 +21,12 @@ def surroundings(bench: Bench) -> tuple[int, str, str | None, str]:
 
 def refuse(bench: Bench) -> None:
     raise ValueError("no")
+
+
+def wait(bench: Bench) -> str:
+    while not (bench.work / "enough").exists():
+        time.sleep(0.01)
+    return "waited"
 
 
 def die(_: Bench) -> None:
@@ -51,12 +59,27 @@ def test_a_gpu_is_counted_among_the_visible_ones(
     assert _visible(index) == expected
 
 
-def test_workers_that_die_are_replaced_for_a_while(tmp_path: Path) -> None:
+def test_a_worker_that_dies_takes_no_other_with_it(tmp_path: Path) -> None:
     with Processes(2, ["cpu"], tmp_path, None) as crew:
-        for _ in range(4):
+        slow, bad = crew.submit(wait), crew.submit(die)
+        with pytest.raises(BrokenExecutor):
+            bad.result()
+        assert not slow.done()
+        (tmp_path / "enough").touch()
+        assert slow.result() == "waited"
+
+
+def test_a_worker_that_dies_is_replaced_until_it_only_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_MOST_DEATHS", 2)
+    with Processes(1, ["cpu"], tmp_path, None) as crew:
+        for _ in range(3):
             with pytest.raises(BrokenExecutor):
                 crew.submit(die).result()
-            if _ < 3:
-                assert crew.submit(surroundings).result()[1] == "cpu"
+            assert crew.submit(surroundings).result()[1] == "cpu"
+        for _ in range(2):
+            with pytest.raises(BrokenExecutor):
+                crew.submit(die).result()
         with pytest.raises(EvaluationError, match="fewer --workers"):
             crew.submit(surroundings)

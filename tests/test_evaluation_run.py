@@ -16,14 +16,17 @@ from evaluation_toys import write_plan
 
 from evaluation.__main__ import main
 from evaluation.bench import Bench, _encoded, _in_batches
-from evaluation.board import Place, Progress
+from evaluation.board import Board
 from evaluation.carry_out import carry_out
 from evaluation.command import FAILED, UNFINISHED
 from evaluation.drawings import all_drawings
+from evaluation.errors import EvaluationError
 from evaluation.pieces import Draw
+from evaluation.place import Place
 from evaluation.plan import Plan
 from evaluation.plan_file import read_plan
 from evaluation.pool import Alone
+from evaluation.progress import Progress
 from evaluation.records import Lines
 from evaluation.training_run import config_of
 from evaluation.trainings import all_trainings
@@ -119,6 +122,23 @@ def test_one_ctrl_c_ends_the_command(tmp_path: Path, toy_base: Path) -> None:
     assert not (tmp_path / "run" / "failures.jsonl").exists()
 
 
+def test_an_adapter_whose_line_was_lost_is_listed_as_before(done: Path, tmp_path: Path) -> None:
+    listed = lines(done / "run", "adapters.jsonl")
+    place = Place(tmp_path, done / "work")
+    carry_out(read_plan(done / "plan.toml"), place, Alone(Bench(place.work, "cpu")))
+    assert lines(tmp_path, "adapters.jsonl") == listed
+    assert all("seconds" in line for line in listed)
+    # Of an adapter that was copied here nobody knows what it took.
+    trained = done / "work" / "trained"
+    trained.rename(done / "elsewhere")
+    place = Place(tmp_path / "second", done / "work")
+    carry_out(read_plan(done / "plan.toml"), place, Alone(Bench(place.work, "cpu")))
+    (done / "elsewhere").rename(trained)
+    found = lines(place.folder, "adapters.jsonl")
+    assert len(found) == len(listed)
+    assert not any("seconds" in line for line in found)
+
+
 def test_a_finished_plan_does_nothing_again(done: Path) -> None:
     records = (done / "run" / "records.jsonl").read_bytes()
     adapters = (done / "run" / "adapters.jsonl").read_bytes()
@@ -182,6 +202,19 @@ def test_no_time_means_nothing_is_begun(tmp_path: Path, toy_base: Path) -> None:
     progress = run(read_plan(write_plan(tmp_path, toy_base)), tmp_path, until=0)
     assert (progress.trained, progress.drawn) == (0, 0)
     assert not progress.finished
+
+
+def test_what_fails_does_not_say_how_long_work_takes(tmp_path: Path, toy_base: Path) -> None:
+    plan = read_plan(write_plan(tmp_path, toy_base))
+    board = Board(Place(tmp_path / "run", tmp_path), all_trainings(plan), ())
+    begun = [board.take(9) for _ in range(2)]
+    for seconds, failure in ((60, ValueError("no")), (10, None)):
+        piece, future = begun.pop(), Future[Any]()
+        assert piece is not None
+        future.set_exception(failure) if failure else future.set_result({})
+        board.settle(piece, future, seconds)
+    assert board.take(9) is None
+    assert board.take(11) is not None
 
 
 def with_a_failing_lora(folder: Path, base: Path) -> Path:
@@ -258,6 +291,31 @@ def test_what_dies_with_its_worker_is_begun_anew(done: Path, tmp_path: Path) -> 
     assert "died each time" in progress.failures[0]
 
 
+class Dying:
+    """Takes two pieces of work and does them later, then nothing more."""
+
+    size = 3
+
+    def __init__(self, bench: Bench) -> None:
+        self._alone = Alone(bench)
+        self._begun: list[tuple[Any, Future[Any]]] = []
+
+    def submit(self, work: Any) -> Future[Any]:
+        if len(self._begun) == 2:
+            for begun, future in self._begun:
+                future.set_result(self._alone.submit(begun).result())
+            raise EvaluationError("again and again")
+        self._begun.append((work, Future()))
+        return self._begun[-1][1]
+
+
+def test_what_is_at_work_is_written_down_before_the_end(done: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path, done / "work")
+    with pytest.raises(EvaluationError, match="again and again"):
+        carry_out(read_plan(done / "plan.toml"), place, Dying(Bench(place.work, "cpu")))
+    assert len(lines(tmp_path, "adapters.jsonl")) + len(lines(tmp_path)) > 1
+
+
 def test_every_way_of_training_is_drawn(tmp_path: Path, toy_base: Path) -> None:
     file = write_plan(tmp_path, toy_base, KINDS)
     file.write_text(file.read_text().replace("seeds = [0, 1]\nbatch", "seeds = [0]\nbatch"))
@@ -290,6 +348,17 @@ def test_graphs_are_for_cuda_and_what_it_can_capture(tmp_path: Path, toy_base: P
     }
     names = set(plan.recipes) - {"peft-shira", "texts"}
     assert found == {(name, "cuda:0") for name in names}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_recipes_own_graphs_are_its_own(
+    wanted: bool, device: str, tmp_path: Path, toy_base: Path
+) -> None:
+    own = f'[recipes.own]\nmethod = "lora"\ncuda_graphs = {str(wanted).lower()}\n'
+    plan = read_plan(write_plan(tmp_path, toy_base, own))
+    (training, *_) = [one for one in all_trainings(plan) if one.recipe.name == "own"]
+    assert config_of(training, tmp_path, tmp_path, device).cuda_graphs == wanted
 
 
 @pytest.mark.gpu

@@ -76,7 +76,7 @@ def adapter(name: str, images: Path, source: Path, out: Path, base: Base | None)
 
 
 def everything(base: Base) -> dict[str, Any]:
-    """All that a run could leave behind: tensors, layers, hooks, attributes."""
+    """All that a run could leave behind: tensors, layers, hooks, attributes, modes, flags."""
     found: dict[str, Any] = {}
     for component in ("unet", "vae", *TEXT_ENCODERS):
         module: nn.Module = getattr(base.pipe, component)
@@ -86,10 +86,12 @@ def everything(base: Base) -> dict[str, Any]:
             found[f"{place} class"] = type(part)
             found[f"{place} hooks"] = len(part._forward_hooks) + len(part._backward_hooks)
             found[f"{place} attributes"] = sorted(vars(part))
+            found[f"{place} trains"] = part.training
             found[f"{place} checkpointing"] = getattr(part, "gradient_checkpointing", None)
             for own, weight in part.named_parameters(recurse=False):
                 hooks = weight._post_accumulate_grad_hooks or {}
                 found[f"{place} {own} gradient"] = (weight.grad is None, len(hooks))
+                found[f"{place} {own} asks for one"] = weight.requires_grad
     return found
 
 

@@ -2,12 +2,17 @@
 
 import copy
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training_toys import CPU, make_batches, no_gradients, settings
@@ -22,6 +27,7 @@ from training.loop import Loop
 from training.machine import Machine
 from training.memory import footprint
 from training.objective import Objective
+from training.run import run
 from training.settings import load_config
 
 torch.set_num_threads(1)
@@ -120,6 +126,22 @@ def test_replays_train_as_launches_do(
     assert found[2] == []
 
 
+def test_graphs_go_with_their_run(toy_base: Path, tmp_path: Path, replayed: list[Replayed]) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text("a castle")
+    few = ["steps=1", "batch=1", "sample_steps=0", "checkpoint_every=0", "cuda_graphs=true"]
+    place = [f"run={tmp_path}/run", f"adapters_dir={tmp_path}/out", f"cache_dir={tmp_path}/cache"]
+    given = [f"data={tmp_path}", f"base={toy_base}", "name=x", "device=cpu", *few, *place]
+    gc.disable()  # what else goes with a cycle, goes later
+    try:
+        run(load_config("quick", given), Console(quiet=True))
+        graph = weakref.ref(replayed.pop())
+        assert not replayed
+        assert graph() is None
+    finally:
+        gc.enable()
+
+
 def test_a_failed_capture_costs_a_warning_and_nothing_else(
     toy_pipe: StableDiffusionXLPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +153,37 @@ def test_a_failed_capture_costs_a_warning_and_nothing_else(
     monkeypatch.setattr(passes, "CapturedPass", fail)
     losses, values, warnings = trained(toy_pipe, CPU, "lora", cuda_graphs=True)
     assert warnings == ["no stream. This run goes on without cuda_graphs."]
+    torch.testing.assert_close((losses, values), expected[:2])
+
+
+def test_a_capture_without_memory_costs_a_warning_and_nothing_else(
+    toy_pipe: StableDiffusionXLPipeline,
+    replayed: list[Replayed],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second shape's warming up fails when its gradients are handed on."""
+
+    class Large(Replayed):
+        def __init__(self, *given: Any, beside: Replayed | None = None, **more: Any) -> None:
+            super().__init__(*given, beside=beside, **more)
+            if beside:
+                before = self._gradient.clone()
+                with monkeypatch.context() as patched:
+                    patched.setattr(torch.Tensor, "index_copy", no_memory)
+                    try:
+                        self(**self._inputs)
+                    finally:
+                        self._gradient.copy_(before)
+
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected = trained(copy.deepcopy(toy_pipe), CPU, "shira-dora")
+    monkeypatch.setattr(passes, "CapturedPass", Large)
+    losses, values, warnings = trained(toy_pipe, CPU, "shira-dora", cuda_graphs=True)
+    (warning,) = warnings
+    assert "memory" in warning
+    assert "goes on without cuda_graphs" in warning
     torch.testing.assert_close((losses, values), expected[:2])
 
 

@@ -1,18 +1,25 @@
-"""The base model that runs work on: loaded once, and after each of them what it was before."""
+"""The base model that runs work on: loaded once, frozen, and after each what it was before."""
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from torch import nn
 
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.pipeline import load_base
 
 
 class Base:
-    """A pipeline, and the fingerprints of its components as they were when it came."""
+    """A pipeline, and the fingerprints of its components as they were when it came.
+
+    None of its weights asks for a gradient: a run makes of them what it trains, and undoes it.
+    """
 
     def __init__(self, pipe: StableDiffusionXLPipeline) -> None:
         self.pipe = pipe
         self._marks: dict[str, str] = {}
+        for component in pipe.components.values():
+            if isinstance(component, nn.Module):
+                component.requires_grad_(False)
 
     @classmethod
     def load(cls, source: str, device: torch.device | str, dtype: torch.dtype) -> "Base":

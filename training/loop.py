@@ -69,6 +69,10 @@ class Loop:
             self.step += 1
             yield StepResult(self.step, loss, lr, time.perf_counter() - started)
 
+    def close(self) -> None:
+        """Let go of what is kept between steps; none can follow."""
+        self._pass.close()
+
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs; what it draws depends on the step alone."""
         average = {"average": self._average.state()} if self._average else {}

@@ -1,5 +1,6 @@
 """A batch's forward and backward pass: launched operation by operation, or as one CUDA graph."""
 
+import gc
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,6 +28,9 @@ class Pass(Protocol):
     def gather(self) -> None:
         """Bring to the values what gradients are not there yet, after a step's batches."""
 
+    def close(self) -> None:
+        """Let go of what is kept between batches; nothing is called after it."""
+
 
 class Launched:
     """Launches every operation, as PyTorch does."""
@@ -45,11 +49,14 @@ class Launched:
         """Have the method gather."""
         self._method.gather()
 
+    def close(self) -> None:
+        """Do nothing: nothing is kept."""
+
 
 class Graphed:
     """Replays a CUDA graph, captured when the first batch of a shape comes; it gathers, too.
 
-    Where capturing fails there is a warning, and all goes on as `Launched`.
+    Where capturing fails, or has not the memory, there is a warning, and all goes on as `Launched`.
     """
 
     def __init__(self, objective: Objective, method: Trainable, warn: Warn) -> None:
@@ -69,16 +76,30 @@ class Graphed:
         try:
             captured = self._of_shape(inputs)
         except CaptureError as error:
-            self._warn(f"{error}. This run goes on without cuda_graphs.")
-            self._failed = True
-            self._captured.clear()
-            return self._launched(batch, factor)
-        return captured(**inputs) / factor
+            reason = str(error)
+        except torch.OutOfMemoryError:
+            reason = "There is not the memory to capture batches of one more shape"
+        else:
+            return captured(**inputs) / factor
+        # Not above: what an error has come by holds on to the memory that it wanted.
+        self._give_up(reason)
+        return self._launched(batch, factor)
 
     def gather(self) -> None:
         """Gather what the graphs have not."""
         if self._failed:
             self._launched.gather()
+
+    def close(self) -> None:
+        """Let go of the graphs and their memory at once: they hold what holds them."""
+        self._captured.clear()
+
+    def _give_up(self, reason: str) -> None:
+        self._warn(f"{reason}. This run goes on without cuda_graphs.")
+        self._failed = True
+        self._captured.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def _of_shape(self, inputs: dict[str, Tensor]) -> CapturedPass:
         shape = tuple((name, tensor.shape) for name, tensor in inputs.items())

@@ -1,7 +1,7 @@
 """A run whose settings, data and base have been found good: prepare, train, export."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,15 +82,17 @@ class Session:
         batches = self._prepare(objective.train_timesteps)
         method = self._method(objective, batches, stored)
         try:
-            loop = Loop(self._config, method, objective, batches, self._machine, self._report.warn)
-            if stored:
-                loop.restore(stored)
-            interrupted = self._steps(loop, stop_after)
-            if loop.step < self._config.steps:
-                self._say_stopped(loop.step)
-                return Outcome(None, interrupted)
-            with loop.averaged():
-                return Outcome(self._export(method, resume))
+            with closing(
+                Loop(self._config, method, objective, batches, self._machine, self._report.warn)
+            ) as loop:
+                if stored:
+                    loop.restore(stored)
+                interrupted = self._steps(loop, stop_after)
+                if loop.step < self._config.steps:
+                    self._say_stopped(loop.step)
+                    return Outcome(None, interrupted)
+                with loop.averaged():
+                    return Outcome(self._export(method, resume))
         finally:
             method.close()
             self._pipe.unet.disable_gradient_checkpointing()

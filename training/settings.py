@@ -30,10 +30,7 @@ def load_config(preset: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises `ConfigError` that lists all faults at once.
     """
     path = find_preset(preset)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The preset {path} is not valid TOML: {error}.") from error
+    table = read_preset(path)
     by_method = {name: table.pop(name) for name in METHODS if isinstance(table.get(name), dict)}
     faults = _Faults()
     settings = faults.check(str(path), table)
@@ -51,6 +48,15 @@ def load_config(preset: str | Path, overrides: Sequence[str] = ()) -> Config:
     if faults.messages:
         raise ConfigError(bullets("The settings have faults:", faults.messages))
     return resolve(Config(**settings))
+
+
+def read_preset(preset: str | Path) -> dict[str, Any]:
+    """Return what a preset's file says, unchecked; raises `ConfigError` if it is not TOML."""
+    path = find_preset(preset)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The preset {path} is not valid TOML: {error}.") from error
 
 
 def find_preset(preset: str | Path) -> Path:

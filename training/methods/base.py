@@ -18,7 +18,10 @@ class Trainable(Protocol):
         """Return the values for the optimizer, fp32."""
 
     def gather(self) -> None:
-        """Bring the gradients to the values; called once after a step's backward passes."""
+        """Bring the gradients to the values, after each backward pass or after several.
+
+        It adds to what is there and leaves nothing behind that a second call would add again.
+        """
 
     def write(self) -> None:
         """Bring the module up to date with the values; called after each optimizer step."""

@@ -56,9 +56,11 @@ class ShiraDora:
         """Hand the entries' gradients on to the magnitudes and factors that made them."""
         flat = self._tuner.hold_gradient()
         counts = [layer.base.numel() for layer in self._layers.values()]
-        for layer, gradient in zip(self._layers.values(), flat.split(counts), strict=True):
-            layer.entries().backward(gradient)
-        self._tuner.values.grad = None
+        try:
+            for layer, gradient in zip(self._layers.values(), flat.split(counts), strict=True):
+                layer.entries().backward(gradient)
+        finally:
+            self._tuner.values.grad = None  # also for want of memory: the next pass adds to it
 
     @torch.no_grad()
     def write(self) -> None:
