@@ -3,6 +3,7 @@
 import hashlib
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,11 +49,18 @@ class Entry:
     problem: str = ""
     is_twin: bool = False
     """Whether it is the LoRA twin of a SHiRA adapter of the library, by `twins.objection`."""
+    is_namesake: bool = False
+    """Whether another adapter of the library has the same title."""
 
     @property
     def title(self) -> str:
         """What people call it."""
         return self.info.title or self.name
+
+    @property
+    def label(self) -> str:
+        """The title, with the folder's name where another adapter has the same one."""
+        return f"{self.title} ({self.name})" if self.is_namesake else self.title
 
     @property
     def kind(self) -> str:
@@ -109,7 +117,11 @@ class AdapterLibrary:
             folders = []
         found = [self._judged(_read_entry(folder)) for folder in folders]
         known = {entry.name: entry for entry in found}
-        found = [replace(entry, is_twin=_is_twin(entry, known)) for entry in found]
+        titles = Counter(entry.title for entry in found)
+        found = [
+            replace(entry, is_twin=_is_twin(entry, known), is_namesake=titles[entry.title] > 1)
+            for entry in found
+        ]
         with self._lock:
             self._entries = {entry.name: entry for entry in found}
         return self.entries
@@ -157,8 +169,8 @@ class AdapterLibrary:
         """
         entry = self.listed(name)
         if _stamp(entry.folder) != entry.stamp:
-            entry = replace(self._judged(_read_entry(entry.folder)), is_twin=entry.is_twin)
-            entry = replace(entry, name=name)
+            read = self._judged(_read_entry(entry.folder))
+            entry = replace(read, name=name, is_twin=entry.is_twin, is_namesake=entry.is_namesake)
             with self._lock:
                 (self._lent if name in self._lent else self._entries)[name] = entry
         if entry.problem:

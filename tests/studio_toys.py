@@ -54,7 +54,7 @@ def make_library(base: Path, folder: Path) -> Path:
         for ending, method in (("", "shira"), ("-lora", "lora")):
             info = AdapterInfo(
                 name=name + ending,
-                title=name.title(),
+                title=name.title() + (" (LoRA)" if ending else ""),
                 method=method,
                 trigger_words=(word,),
                 training={"data": name, "images": "4"},

@@ -32,7 +32,8 @@ from studio.shelf.exports import offered
 from studio.shelf.fit import BaseWeights
 from studio.shelf.naming import folder_name, free_name, plain, words
 from studio.shelf.trash import Trash, TrashError
-from studio.tabs.library_view import leaf
+from studio.tabs.cards import adapter_cards
+from studio.tabs.library_view import leaf, shelf_value
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,20 @@ def test_a_native_file_comes_in_byte_for_byte(shelf: Shelf, newcomer: Path) -> N
 
 def test_a_taken_name_gets_a_number(shelf: Shelf, newcomer: Path) -> None:
     assert shelf.take_in(newcomer, "ink.safetensors").name == "ink-2"
+
+
+def test_equal_titles_are_told_and_shown_with_their_folders(shelf: Shelf, newcomer: Path) -> None:
+    other = dataclasses.replace(Adapter.load(newcomer).info, title="Ink")
+    Adapter(Adapter.load(newcomer).deltas, other).save(newcomer)
+    arrival = shelf.take_in(newcomer, "a.safetensors")
+    assert any("this one's folder is a." in words for words in arrival.remarks)
+    titles = [card["title"] for card in adapter_cards(shelf.library) if not card["problem"]]
+    assert titles == ["Ink (a)", "Ink (ink)", "Ink (LoRA)", "lonely", "Robot", "Robot (LoRA)"]
+    assert titles == [
+        card["title"] for card in shelf_value(shelf, "")["cards"] if not card["problem"]
+    ]
+    shelf.delete("a")
+    assert shelf.library.find("ink").label == "Ink"
 
 
 def test_reserved_names_are_taken(shelf: Shelf, newcomer: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice, *, seeds
                 f"{entry.name!r} is no SHiRA adapter but made by the method "
                 f"{entry.info.method!r}: choose one that is, its LoRA twin comes with it."
             )
-    titles = chosen[0].title, chosen[1].title
+    titles = chosen[0].label, chosen[1].label
     rows, spots, used = [], [], {entry.name: entry for entry in chosen}
     for method, ending in zip(METHODS, ("", TWIN_ENDING), strict=True):
         one, two = {a.name + ending: a.strength}, {b.name + ending: b.strength}

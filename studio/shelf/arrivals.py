@@ -154,6 +154,8 @@ def _remarks(library: AdapterLibrary, name: str) -> tuple[str, ...]:
     if found is None:
         return ()
     remarks = [f"It cannot be used here: {found.problem}."] if found.problem else []
+    if found.is_namesake:
+        remarks.append(f"Another one has this title too: this one's folder is {name}.")
     word = word_told(found)
     remarks += [f"It brings a word of its own, {word}."] if word else []
     if not found.info.trigger_words:

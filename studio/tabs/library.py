@@ -80,8 +80,11 @@ class LibraryHandlers:
             shelf.edit(name, change)
         except ShiraError as error:
             raise told(error) from error
+        folder = ""
+        if change.title != before.title and self.studio.library.find(name).is_namesake:
+            folder = f" Another one has this title too: this one's folder is {name}."
         also = f" Its LoRA twin “{twin.title}” was renamed with it." if twin else ""
-        remark(f"“{change.title}” is saved.{also}")
+        remark(f"“{change.title}” is saved.{folder}{also}")
         return self._opened(name)
 
     def download(self, name: str, form: str) -> Any:

@@ -10,7 +10,7 @@ def adapter_choices(library: AdapterLibrary) -> list[tuple[str, str]]:
     """Title and name of every adapter that can be compared, those with a LoRA twin first."""
     alone = [entry for entry in library.usable if entry.info.method in SPARSE]
     alone.sort(key=lambda entry: library.twin_of(entry.name) is None)
-    return [(entry.title, entry.name) for entry in alone]
+    return [(entry.label, entry.name) for entry in alone]
 
 
 def proposed_pair(library: AdapterLibrary) -> tuple[str | None, str | None]:

@@ -192,7 +192,14 @@ class TrainHandlers:
         workshop = self.studio.workshop
         try:
             order = self._order(set_id, shown, Form(*values))
+            known = {entry.title for entry in self.studio.library.entries}
+            known |= {one.order.title for one in workshop.trainings.all() if not one.is_over}
             training_id = workshop.trainings.order(order, workshop.sets, set_id or "")
+            if order.title in known:
+                remark(
+                    f"“{order.title}” is the name of an adapter already: the folder of this one "
+                    f"becomes {order.name}."
+                )
         except ShiraError as error:
             raise told(error) from error
         return *self._watched(training_id), ""
