@@ -60,7 +60,7 @@ class Entry:
     @property
     def label(self) -> str:
         """The title, with the folder's name where another adapter has the same one."""
-        return f"{self.title} ({self.name})" if self.is_namesake else self.title
+        return f"{self.title} · {self.name}" if self.is_namesake else self.title
 
     @property
     def kind(self) -> str:

@@ -128,7 +128,7 @@ def test_equal_titles_are_told_and_shown_with_their_folders(shelf: Shelf, newcom
     arrival = shelf.take_in(newcomer, "a.safetensors")
     assert any("this one's folder is a." in words for words in arrival.remarks)
     titles = [card["title"] for card in adapter_cards(shelf.library) if not card["problem"]]
-    assert titles == ["Ink (a)", "Ink (ink)", "Ink (LoRA)", "lonely", "Robot", "Robot (LoRA)"]
+    assert titles == ["Ink (LoRA)", "Ink · a", "Ink · ink", "lonely", "Robot", "Robot (LoRA)"]
     assert titles == [
         card["title"] for card in shelf_value(shelf, "")["cards"] if not card["problem"]
     ]
