@@ -130,6 +130,8 @@ def _new_word(info: AdapterInfo, hub_id: str) -> list[str]:
         "    text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)",
         f'pipe.load_textual_inversion(words["clip_g"], token="{word}",',
         "    text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)",
+        "# Else SDXL pools at the new word, whose id is the largest, not at the prompt's end.",
+        "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id",
     ]
 
 

@@ -26,6 +26,7 @@ from shira_diffusion.errors import BaseModelError, FormatError, SettingError
 from shira_diffusion.fingerprint import fingerprint
 from shira_diffusion.switch import AdapterSwitcher
 from shira_diffusion.targets import TARGETS, chosen, within
+from shira_diffusion.words import pool_at_end
 
 __all__ = [
     "TARGETS",
@@ -75,6 +76,7 @@ def load_base(
             raise BaseModelError(
                 "there is no such folder or file, and it is no hub id like 'organisation/model'"
             )
+        pool_at_end(pipe)
         return pipe.to(where)
     except Exception as error:
         # diffusers and the hub's client raise what they like; to the user all of it means this.

@@ -21,7 +21,7 @@ from studio.errors import MemoryShortageError
 from studio.infotext import AdapterUse, Record
 from studio.library import AdapterLibrary, Entry
 from studio.loaded import LoadedAdapters
-from studio.newwords import has_word, word_of, words_of
+from studio.newwords import word_sha256, words_of
 from studio.preview import Preview, watch_prediction
 from studio.recipe import Recipe
 from studio.samplers import Samplers
@@ -89,6 +89,7 @@ class Engine:
         steps = Steps(recipe.steps, stop, on_step, self._preview)
         mixes = schedule(recipe.mix, recipe.timing)
         words = words_of(entries, recipe.mix)
+        word_hashes = {one.owner: word_sha256(entries[one.owner]) for one in words}
         with self._lock, self._lexicon.using(words):
             steps.raise_if_stopped()
             began = time.perf_counter()
@@ -99,8 +100,10 @@ class Engine:
                 sampling = time.perf_counter() - entered - steps.switching
             switching = time.perf_counter() - began - sampling
         uses = tuple(
-            AdapterUse(name, strength, entries[name].info.method, hashes[name])
-            for name, strength in recipe.mix.items()
+            AdapterUse(
+                name, one, entries[name].info.method, hashes[name], word_hashes.get(name, "")
+            )
+            for name, one in recipe.mix.items()
         )
         record = Record(
             recipe=recipe,
@@ -157,10 +160,17 @@ class Engine:
             self.prepare({entry.name: 1.0}, {})
 
     def remarks(self, recipe: Recipe) -> tuple[str, ...]:
-        """What its author should know of the prompt of `recipe`: cut short, unknown words."""
+        """What its author should know of the prompt of `recipe`: cut short, unknown words.
+
+        There are none where a word that it speaks cannot be read.
+        """
         room, prompt = int(self._counter.model_max_length), recipe.prompt
         mixed = [entry for entry in self.library.usable if entry.name in recipe.mix]
-        words = [word_of(entry) for entry in mixed if has_word(entry)]
+        try:
+            words = words_of({entry.name: entry for entry in mixed}, recipe.mix)
+        except ShiraError as error:
+            log.info("no remarks: %s", error)
+            return ()
         for one in words:  # each of its embeddings is one piece, as "a" is
             prompt = prompt.replace(one.word, " a" * len(one.tokens) + " ")
         with self._counting:

@@ -22,12 +22,13 @@ RECORD_VERSION = 1
 
 @dataclass(frozen=True)
 class AdapterUse:
-    """One adapter of a mix; `sha256` is that of its file."""
+    """One adapter of a mix; `sha256` is that of its file, `word_sha256` of its spoken word's."""
 
     name: str
     strength: float
     method: str
     sha256: str
+    word_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,7 @@ class AdapterLibrary:
         if _stamp(entry.folder) != entry.stamp:
             read = self._judged(_read_entry(entry.folder))
             entry = replace(read, name=name, is_twin=entry.is_twin, is_namesake=entry.is_namesake)
-            with self._lock:
-                (self._lent if name in self._lent else self._entries)[name] = entry
+            self._renew(entry)
         if entry.problem:
             raise BrokenAdapterError(f"The adapter {name!r} cannot be used: {entry.problem}")
         return entry
@@ -194,7 +193,7 @@ class AdapterLibrary:
         return entry
 
     def lend(self, name: str, folder: Path) -> Entry:
-        """Make an adapter in another folder known to `find`, listed nowhere, until the end.
+        """Make an adapter in another folder known to `find`, listed nowhere, until `unlend`.
 
         `name` must be one that no adapter folder can have.
         """
@@ -204,6 +203,11 @@ class AdapterLibrary:
             self._lent[name] = entry
         return entry
 
+    def unlend(self, name: str) -> None:
+        """Undo `lend`; nothing happens for a name that is not lent."""
+        with self._lock:
+            self._lent.pop(name, None)
+
     def load(self, entry: Entry) -> Adapter:
         """Read the whole file; a fault is remembered and shown in the list from then on."""
         try:
@@ -212,11 +216,17 @@ class AdapterLibrary:
             problem = _told(error, entry.folder)
             with self._lock:
                 self._faults[entry.name, entry.stamp] = problem
-                shelf = self._lent if entry.name in self._lent else self._entries
-                shelf[entry.name] = replace(entry, problem=problem)
+            self._renew(replace(entry, problem=problem))
             raise BrokenAdapterError(
                 f"The adapter {entry.name!r} cannot be used: {problem}"
             ) from error
+
+    def _renew(self, entry: Entry) -> None:
+        """Keep what was found out about an adapter, unless it left meanwhile."""
+        with self._lock:
+            for shelf in (self._entries, self._lent):
+                if entry.name in shelf:
+                    shelf[entry.name] = entry
 
 
 def method_name(method: str) -> str:

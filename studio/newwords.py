@@ -1,12 +1,13 @@
 """Words of their own that adapters taught the text encoders: found on disk, spoken with them."""
 
+import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import ShiraError
-from shira_diffusion.words import NewWord, read_word
+from shira_diffusion.formats.embeddings import NewWord, read_word
 from studio.errors import BrokenAdapterError
 from studio.library import Entry
 
@@ -42,6 +43,19 @@ def told(entry: Entry) -> str:
         return word_of(entry).word if has_word(entry) else ""
     except BrokenAdapterError as error:
         return str(error)
+
+
+def word_sha256(entry: Entry) -> str:
+    """The hash of the file of an adapter's word, in hexadecimal; empty where none is read."""
+    try:
+        return hashlib.sha256((entry.folder / EMBEDDINGS).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def mark_of(entry: Entry) -> str:
+    """What is another as soon as pictures with an adapter are: its hash, with its word's."""
+    return "+".join(filter(None, (entry.sha256(), word_sha256(entry))))
 
 
 @lru_cache(maxsize=64)

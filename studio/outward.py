@@ -25,7 +25,7 @@ class NoFetching:
         """Answer, or let the page do so; paths in a scope are decoded already."""
         if scope["type"] == "http" and _SERVED.search(scope["path"]):
             await _refuse(scope, receive, send)
-        elif scope["type"] == "http" and _is_json(Request(scope)):
+        elif scope["type"] == "http" and _may_be_json(Request(scope)):
             body = await Request(scope, receive).body()
             if _asks_elsewhere(body):
                 await _refuse(scope, receive, send)
@@ -40,8 +40,10 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(words, 403)(scope, receive, send)
 
 
-def _is_json(request: Request) -> bool:
-    return request.method == "POST" and "json" in request.headers.get("content-type", "json")
+def _may_be_json(request: Request) -> bool:
+    # Whatever else a header says may be read as JSON further in; only uploads are large.
+    kind = request.headers.get("content-type", "")
+    return request.method == "POST" and not kind.startswith("multipart/form-data")
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -18,6 +18,8 @@ QUEUE = 256
 """How many calls may be open at once: every page that follows a job holds one."""
 UPLOAD = "2gb"
 """How large a file may be that is sent here; what is inside is checked by those who take it."""
+SWEPT = (3600, 24 * 3600)
+"""How often Gradio's copies of files are looked through, and how old those are that go (s)."""
 
 TABS = {
     "Compare": compare.build,
@@ -26,9 +28,11 @@ TABS = {
 }
 
 
-def build_page(studio: Studio) -> gr.Blocks:
-    """Lay out everything."""
-    with gr.Blocks(title="SHiRA Studio", analytics_enabled=False, fill_width=True) as page:
+def build_page(studio: Studio, *, as_tools: bool) -> gr.Blocks:
+    """Lay out everything; `as_tools` says that the endpoints are an MCP server's tools as well."""
+    with gr.Blocks(
+        title="SHiRA Studio", analytics_enabled=False, fill_width=True, delete_cache=SWEPT
+    ) as page:
         gr.HTML(fragments.header(studio.engine.base), apply_default_css=False)
         kept = blend.kept_in_browser()
         with gr.Tabs():
@@ -40,7 +44,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 with gr.Tab(title, id=title.lower()) as tab:
                     build(studio, tab)
         gr.HTML(fragments.footer(), apply_default_css=False)
-        api.build(studio)
+        api.build(studio, as_tools=as_tools)
     page.queue(max_size=QUEUE, default_concurrency_limit=None)
     return page
 
@@ -51,7 +55,7 @@ def serve(studio: Studio, door: Door) -> gr.Blocks:
     Gradio serves the outputs folder, less the studio's own state, and nothing else of ours;
     nothing is asked of other machines.
     """
-    page = build_page(studio)
+    page = build_page(studio, as_tools=door.mcp)
     try:
         page.launch(
             server_name=door.host,

@@ -42,6 +42,7 @@ ORDER = [
     "formats.memory",
     "formats.checksum",
     "formats.container",
+    "formats.embeddings",
     "formats.gaps",
     "formats.layout",
     "formats.planes",

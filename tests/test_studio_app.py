@@ -350,7 +350,7 @@ def test_an_mcp_client_finds_and_calls_the_endpoints(studio: Studio) -> None:
         tools, listed = asyncio.run(use())
     finally:
         page.close(verbose=False)
-    assert tools == {"generate", "compare", "adapters", "import_adapter", "jobs", "cancel"}
+    assert tools == {"generate", "compare", "adapters", "jobs", "cancel"}
     assert "ink style" in listed
 
 

@@ -235,12 +235,23 @@ def test_drafts_are_listed_nowhere_and_outlive_a_restart(
     assert not any(entry.name.startswith("blend/") for entry in studio.library.rescan())
     with pytest.raises(SettingError, match="press Blend again"):
         drafts.find(made[0].name)
+    assert [studio.library.knows(one.name) for one in made] == [False] * 2 + [True] * KEPT
     again = AdapterLibrary(studio.library.folder)
     with pytest.raises(UnknownAdapterError):
         again.find(made[-1].name)
     found = Drafts(tmp_path, again)
     assert found.find(made[-1].name).entry.info.name == "ink"
     assert found.account(made[-1]) == told
+
+
+def test_a_draft_is_there_as_a_whole_or_not_at_all(
+    studio: Studio, adapters: dict[str, Adapter], tmp_path: Path
+) -> None:
+    drafts = Drafts(tmp_path / "drafts", studio.library)
+    told = account(Blend(PARTS), adapters["ink"], adapters)
+    with pytest.raises(FileNotFoundError):
+        drafts.keep(adapters["ink"], told, embeddings=tmp_path / "gone")
+    assert not list((tmp_path / "drafts").iterdir())
 
 
 @pytest.mark.parametrize("name", ["", "blend/", "blend/..", "../ink", "blend/../../ink", "ink"])

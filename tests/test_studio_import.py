@@ -234,6 +234,7 @@ def test_a_path_of_the_machine_is_not_taken_for_an_upload(
             call_raw(client, file)
         assert "imported" not in str(caught.value)
     assert files(studio.library.folder) == before
+    assert inside.exists()
     assert_alive(client)
 
 
@@ -246,15 +247,47 @@ def call_raw(client: Client, file: dict[str, object]) -> None:
         raise AppError(answer)
 
 
+KINDS = ("application/json", "application/JSON", "APPLICATION/x+Json;charset=UTF-8", "text/x", "")
+
+
 @pytest.mark.parametrize("path", ["http://example.com/a.safetensors", "HTTPS://example.com/a"])
 def test_a_file_of_another_machine_is_not_fetched(client: Client, path: str) -> None:
     for value in ({"path": path, "meta": {"_type": "gradio.FileData"}}, [[{"path": path}]]):
+        body = json.dumps({"data": [value], "fn_index": 0, "session_hash": "x"}).encode()
         for place in ("call/import", "queue/join", "run/predict", "api/import"):
-            body = {"data": [value], "fn_index": 0, "session_hash": "x"}
-            response = httpx.post(f"{client.src}gradio_api/{place}", json=body)
-            assert response.status_code == 403
-            assert "upload the file itself" in response.text
+            for kind in KINDS:
+                headers = {"content-type": kind} if kind else {}
+                address = f"{client.src}gradio_api/{place}"
+                response = httpx.post(address, content=body, headers=headers)
+                assert response.status_code == 403
+                assert "upload the file itself" in response.text
     assert_alive(client)
+
+
+def test_uploads_do_not_stay(
+    studio: Studio,
+    tmp_path: Path,
+    weight: tuple[str, tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = tmp_path / "sent"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(sent))
+    (tmp_path / "bad.safetensors").write_bytes(b"no adapter")
+    (tmp_path / "fine.safetensors").write_bytes(good_bytes(*weight, tmp_path))
+    page = serve(studio, Door(port=free_port()))
+    try:
+        client = Client(page.local_url, verbose=False, analytics_enabled=False)
+        with pytest.raises(AppError, match="was not imported"):
+            client.predict(handle_file(tmp_path / "bad.safetensors"), api_name="/import")
+        client.predict(handle_file(tmp_path / "fine.safetensors"), api_name="/import")
+        assert not any(files(sent).values())
+        # What nobody takes in goes with time, and when the studio ends.
+        httpx.post(f"{page.local_url}gradio_api/upload", files={"files": ("left", b"alone")})
+        assert any(files(sent).values())
+    finally:
+        page.close(verbose=False)
+    assert not any(files(sent).values())
+    studio.shelf.delete("fine")
 
 
 def test_no_file_at_all_is_told(client: Client) -> None:

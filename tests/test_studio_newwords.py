@@ -1,5 +1,8 @@
 """New words: spoken with their adapters as diffusers would load them, and gone without a trace."""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -7,21 +10,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from studio_toys import load_base, make_adapter, open_toy, recipe
 
 from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher
 from shira_diffusion.cards import EMBEDDINGS
 from shira_diffusion.errors import FormatError, MismatchError, SettingError
 from shira_diffusion.formats import container, metadata
-from shira_diffusion.words import KEYS, TOKENIZERS, Lexicon, NewWord, read_word
+from shira_diffusion.formats.embeddings import KEYS, NewWord, read_word, write_word
+from shira_diffusion.words import TOKENIZERS, Lexicon
 from studio.blends import runner
 from studio.blends.blend import Blend
 from studio.engine import Engine
-from studio.errors import BrokenAdapterError
+from studio.errors import BrokenAdapterError, GridError
 from studio.following import wait
+from studio.grids.plan import Plan, Spot, require_unchanged, sealed
 from studio.library import ADAPTER_FILE
 from studio.service import Studio
 from studio.tabs.library_view import leaf
+from training.methods.tokens import add_word, remove_word
 
 INK, DOG = "<ink>", "<Dog>"
 PROMPT = "a castle, <ink> style"
@@ -33,17 +40,14 @@ def vectors(base: Path, count: int, seed: int) -> dict[str, torch.Tensor]:
     return {part: torch.randn(count, width, generator=generator) for part, width in widths.items()}
 
 
-def write_word(folder: Path, word: str, rows: dict[str, torch.Tensor]) -> None:
-    info = AdapterInfo(folder.name, training={"new_token": word})
-    container.write(
-        folder / EMBEDDINGS, {KEYS[part]: one for part, one in rows.items()}, metadata.encode(info)
-    )
+def put_word(folder: Path, word: str, rows: dict[str, torch.Tensor]) -> None:
+    write_word(folder / EMBEDDINGS, rows, AdapterInfo(folder.name, training={"new_token": word}))
 
 
 def make(base: Path, folder: Path, word: str, *, count: int, seed: int) -> None:
     info = AdapterInfo(folder.name, trigger_words=(f"{word} style",), training={"new_token": word})
     make_adapter(base, folder, seed=seed, info=info)
-    write_word(folder, word, vectors(base, count, seed))
+    put_word(folder, word, vectors(base, count, seed))
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +172,35 @@ def test_embeddings_that_changed_are_read_again(
     folder = studio.library.find("doggy").folder
     asked = {"mix": {"doggy": 1.0}, "prompt": DOG}
     first, kept = pixels(engine, **asked), (folder / EMBEDDINGS).read_bytes()
-    write_word(folder, DOG, vectors(toy_base, 3, 9))
+    put_word(folder, DOG, vectors(toy_base, 3, 9))
     second = pixels(engine, **asked)
     assert second != first
     (folder / EMBEDDINGS).write_bytes(kept)
     assert pixels(engine, **asked) == first
+
+
+def test_records_and_grids_know_the_word(toy_base: Path, studio: Studio, engine: Engine) -> None:
+    folder = studio.library.find("doggy").folder
+    mix = {"doggy": 1.0}
+    kept = (folder / EMBEDDINGS).read_bytes()
+    (use,) = engine.generate(recipe(prompt=DOG, mix=mix)).record.adapters
+    assert use.word_sha256 == hashlib.sha256(kept).hexdigest()
+    (off,) = engine.generate(recipe(prompt=DOG, mix={"doggy": 0.0})).record.adapters
+    assert off.word_sha256 == ""
+    spot = Spot(recipe(prompt=DOG, mix=mix))
+    plan = sealed(Plan("line", "", ("", ""), ("",), ("",), (spot,)), studio.library)
+    require_unchanged(plan, studio.library)
+    for change in (
+        lambda: (folder / EMBEDDINGS).unlink(),
+        lambda: put_word(folder, DOG, vectors(toy_base, 1, 8)),
+    ):
+        change()
+        with pytest.raises(GridError, match="has changed"):
+            require_unchanged(plan, studio.library)
+        (changed,) = engine.generate(recipe(prompt=DOG, mix=mix)).record.adapters
+        assert changed != use
+    (folder / EMBEDDINGS).write_bytes(kept)
+    require_unchanged(plan, studio.library)
 
 
 @pytest.fixture
@@ -199,6 +227,32 @@ def test_a_word_for_another_base_is_refused(lexicon: Lexicon) -> None:
         pass
 
 
+def test_sdxl_pools_at_the_end_with_new_words_too(toy_base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(toy_base, tmp_path / "as-published")
+    for part in TOKENIZERS:
+        config = folder / part / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": 2}))
+    pipe = load_base(folder)
+
+    def pooled(of: StableDiffusionXLPipeline, prompt: str) -> torch.Tensor:
+        return of.encode_prompt(prompt, do_classifier_free_guidance=False)[2]
+
+    assert torch.equal(pooled(pipe, "a castle"), pooled(load_base(toy_base), "a castle"))
+    assert pipe.text_encoder_2.config.eos_token_id == 2
+    for spoken in (Lexicon(pipe).using([NewWord("<x>", vectors(toy_base, 1, 0))]), taught(pipe)):
+        with spoken:
+            ends = [pooled(pipe, f"<x> {rest}") for rest in ("a castle", "a red apple")]
+            assert not torch.allclose(*ends)
+
+
+@contextmanager
+def taught(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
+    """As the trainer has a word in its base."""
+    add_word(pipe, "<x>", 1, "", 0)
+    yield
+    remove_word(pipe, "<x>", 1)
+
+
 ROWS = {"clip_l": torch.ones(2, 8), "clip_g": torch.ones(2, 8)}
 
 
@@ -222,6 +276,14 @@ def test_files_that_hold_no_word(
         read_word(tmp_path / EMBEDDINGS, "<x>")
 
 
+def test_a_word_comes_back_from_its_file(tmp_path: Path) -> None:
+    rows = {"text_encoder": torch.rand(3, 8).T.contiguous().T, "text_encoder_2": torch.rand(3, 5)}
+    write_word(tmp_path / "x", rows, AdapterInfo("x", training={"new_token": "<x>"}))
+    found = read_word(tmp_path / "x", owner="ada")
+    assert (found.word, found.owner, found.tokens) == ("<x>", "ada", ["<x>", "<x>_1", "<x>_2"])
+    assert all(torch.equal(found.vectors[part], one) for part, one in rows.items())
+
+
 @pytest.mark.parametrize("word", ["", "two words", "x" * 65])
 def test_a_file_has_to_say_its_word(tmp_path: Path, word: str) -> None:
     info = AdapterInfo("x", training={"new_token": word})
@@ -242,6 +304,21 @@ def test_damaged_embeddings_are_told_without_their_folder(
         engine.check(recipe(mix={"spoilt": 1.0}))
     assert str(folder) not in str(caught.value)
     assert "cannot be used" in leaf(studio.library.find("spoilt"))
+    # At strength 0 it is not spoken, so it keeps nobody from a picture.
+    assert pixels(engine, mix={"spoilt": 0.0}) == pixels(engine)
+
+
+def test_a_picture_outlives_a_word_that_breaks_meanwhile(
+    toy_base: Path, studio: Studio, engine: Engine
+) -> None:
+    folder = studio.library.folder / "brief"
+    make(toy_base, folder, "<brief>", count=1, seed=6)
+    studio.library.rescan()
+    asked = recipe(prompt="<brief>", mix={"brief": 1.0})
+    whole = engine.generate(asked).image.tobytes()
+    broken = engine.generate(asked, on_step=lambda _: (folder / EMBEDDINGS).write_bytes(b"no"))
+    assert broken.image.tobytes() == whole
+    assert broken.remarks == ()
 
 
 def test_words_count_as_known_and_by_their_embeddings(engine: Engine) -> None:

@@ -17,6 +17,7 @@ from emoji_xl.architecture import TOY, build_pipeline, save_pipeline
 from emoji_xl.vocabulary import learn_tokenizer
 from shira_diffusion import Adapter, AdapterInfo, AdapterSwitcher, hub
 from shira_diffusion.cards import write_card
+from shira_diffusion.words import TOKENIZERS
 from training import methods
 from training.config import Config
 from training.data import Dataset
@@ -107,9 +108,7 @@ def test_files_give_the_trained_encoders_and_word_to_a_fresh_pipeline(
     plain = fresh(toy_base)
     words = load_file(tmp_path / "embeddings.safetensors")
     assert words["clip_l"].shape == (3, plain.text_encoder.config.hidden_size)
-    for key, (component, tokenizer) in zip(
-        ("clip_l", "clip_g"), TEXT_ENCODERS.items(), strict=True
-    ):
+    for key, (component, tokenizer) in zip(("clip_l", "clip_g"), TOKENIZERS.items(), strict=True):
         plain.load_textual_inversion(
             words[key],
             token=WORD,

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
+from shira_diffusion.words import TOKENIZERS
 from training.batches import Batch
 
-TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
-"""SDXL's text encoders, and the tokenizer of each."""
+TEXT_ENCODERS = tuple(TOKENIZERS)
+"""SDXL's text encoders, by component."""
 
 Texts = Callable[[Batch], tuple[Tensor, Tensor]]
 """Gives a batch's prompt embeddings (N, tokens, width) and pooled embeddings (N, width)."""

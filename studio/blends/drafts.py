@@ -48,14 +48,22 @@ class Drafts:
     def keep(self, adapter: Adapter, account: Account, embeddings: Path | None = None) -> Draft:
         """Write a draft and make it known to the library; the oldest beyond `KEPT` go.
 
-        `embeddings` is the file of the word that it takes over from one of its parts.
+        The folder is there as a whole or not at all. `embeddings` is the file of the word that it
+        takes over from one of its parts.
         """
         place = self._folder / new_name()
-        adapter.save(place / ADAPTER_FILE)
-        if embeddings is not None:
-            shutil.copyfile(embeddings, place / EMBEDDINGS)
-        write_text(account.to_json(), place / ACCOUNT_FILE)
+        partial = place.with_name(f".{place.name}.partial")
+        try:
+            adapter.save(partial / ADAPTER_FILE)
+            if embeddings is not None:
+                shutil.copyfile(embeddings, partial / EMBEDDINGS)
+            write_text(account.to_json(), partial / ACCOUNT_FILE)
+            partial.rename(place)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         for old in self._all()[KEPT:]:
+            self._library.unlend(PREFIX + old.name)
             shutil.rmtree(old, ignore_errors=True)
         return Draft(PREFIX + place.name, self._library.lend(PREFIX + place.name, place))
 

@@ -12,6 +12,7 @@ from shira_diffusion.errors import SettingError, ShiraError
 from studio.errors import GridError
 from studio.judges.judging import Member
 from studio.library import AdapterLibrary, Entry
+from studio.newwords import mark_of
 from studio.recipe import Recipe
 from studio.twins import TWIN_ENDING
 
@@ -43,8 +44,8 @@ class Spot:
 class Plan:
     """A whole grid: `spots` fill `rows` x `columns` in reading order.
 
-    `corner` names what the rows and the columns are; `files` has the hash of each adapter's file
-    as it was when the grid was planned. Raises `SettingError` for a grid that is too large.
+    `corner` names what the rows and the columns are; `files` has the mark of each adapter as it
+    was when the grid was planned. Raises `SettingError` for a grid that is too large.
     """
 
     kind: str
@@ -94,17 +95,17 @@ def members_of(entries: Sequence[Entry]) -> tuple[Member, ...]:
 
 
 def sealed(plan: Plan, library: AdapterLibrary) -> Plan:
-    """The plan with the hash of each adapter's file, so that a change does not go unnoticed."""
+    """The plan with the mark of each adapter, so that a change does not go unnoticed."""
     used = (spot.recipe.mix for spot in plan.spots if not spot.problem)
     names = dict.fromkeys(name for mix in used for name in mix)
-    return replace(plan, files=tuple((name, library.find(name).sha256()) for name in names))
+    return replace(plan, files=tuple((name, mark_of(library.find(name))) for name in names))
 
 
 def require_unchanged(plan: Plan, library: AdapterLibrary) -> None:
     """Raise `GridError` if an adapter is another one than when the grid was planned."""
     for name, mark in plan.files:
         try:
-            same = library.find(name).sha256() == mark
+            same = mark_of(library.find(name)) == mark
         except (ShiraError, OSError) as error:
             raise GridError(f"This grid cannot go on: {error}") from error
         if not same:

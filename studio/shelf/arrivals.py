@@ -13,8 +13,8 @@ from shira_diffusion import Adapter, formats, modelspec
 from shira_diffusion.cards import EMBEDDINGS, write_card
 from shira_diffusion.errors import FormatError, ShiraError
 from shira_diffusion.formats import container, lora
+from shira_diffusion.formats.embeddings import read_word
 from shira_diffusion.lowrank import LowRankDelta
-from shira_diffusion.words import read_word
 from studio.library import (
     ADAPTER_FILE,
     CARD_FILE,

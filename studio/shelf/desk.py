@@ -32,6 +32,13 @@ class Shelf:
         """Import a file that its owner calls `told`."""
         return take_in(file, told, self.library, self.weights)
 
+    def take_upload(self, file: Path) -> Arrival:
+        """Import a file that was sent here, and remove it, whatever came of it."""
+        try:
+            return self.take_in(file, file.name)
+        finally:
+            file.unlink(missing_ok=True)
+
     def edit(self, name: str, change: Edit) -> Entry:
         """Change what the adapter says about itself."""
         return edit(self.library, name, change)

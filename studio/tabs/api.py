@@ -88,7 +88,7 @@ class Endpoints:
         try:
             if not file:
                 raise SettingError("No file came with the call: give one of .safetensors or .zip.")
-            arrival = self.studio.shelf.take_in(path, path.name)
+            arrival = self.studio.shelf.take_upload(path)
         except ShiraError as error:
             raise told(error) from error
         return asdict(arrival)
@@ -206,8 +206,11 @@ def _plain(record: Record) -> dict[str, Any]:
     return plain
 
 
-def build(studio: Studio) -> None:
-    """Name the endpoints; what waits for a job takes no place from other calls."""
+def build(studio: Studio, *, as_tools: bool) -> None:
+    """Name the endpoints; what waits for a job takes no place from other calls.
+
+    Those that are documented are an MCP server's tools, where there is one (`as_tools`).
+    """
     endpoints = Endpoints(studio)
     calls = (
         endpoints.generate,
@@ -218,6 +221,8 @@ def build(studio: Studio) -> None:
     )
     for call in calls:
         gr.api(call, concurrency_limit=None)
-    # Of a real component Gradio sees to it that the file was uploaded.
+    # Of a real component Gradio sees to it that the file was uploaded. A tool would be given an
+    # address instead, and the studio fetches nothing.
     file, made = gr.File(label="file", visible=False), gr.JSON(label="adapter", visible=False)
-    file.upload(endpoints.import_adapter, file, made, api_name="import", **SHELF)
+    shown = {"api_name": "import", "api_visibility": "undocumented" if as_tools else "public"}
+    file.upload(endpoints.import_adapter, file, made, **shown, **SHELF)

@@ -60,7 +60,7 @@ class LibraryHandlers:
         arrived = []
         for path in (Path(file) for file in files or []):
             try:
-                arrival = self.studio.shelf.take_in(path, path.name)
+                arrival = self.studio.shelf.take_upload(path)
             except ShiraError as error:
                 gr.Warning(escape(str(error)), title="Not imported", duration=None)
             else:

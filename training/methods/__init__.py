@@ -19,7 +19,7 @@ from training.methods.shira import Shira
 from training.methods.shira_dora import ShiraDora
 from training.methods.symlora import SymLora
 from training.methods.together import Together
-from training.methods.tokens import NewWord, add_word, remove_word
+from training.methods.tokens import TrainedWord, add_word, remove_word
 from training.texts import TEXT_ENCODERS, inner
 
 __all__ = ["Create", "Gradients", "Method", "Together", "Trainable", "create", "create_all"]
@@ -75,7 +75,7 @@ def create_all(
             parts[place] = _start(config, module, weights, gradients, state(place), place)
     for component, some in rows.items():
         place = f"{component}.text_model.embeddings"
-        parts[place] = NewWord(inner(getattr(pipe, component), "embeddings"), some)
+        parts[place] = TrainedWord(inner(getattr(pipe, component), "embeddings"), some)
         if stored:
             parts[place].restore(stored[place])
     unet = create_unet(config, pipe.unet, gradients, state(UNET))

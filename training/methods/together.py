@@ -8,9 +8,10 @@ from torch import nn
 
 from shira_diffusion import AdapterInfo
 from shira_diffusion.cards import EMBEDDINGS
+from shira_diffusion.formats.embeddings import write_word
 from training.methods.base import Method, Trainable
 from training.methods.content import write
-from training.methods.tokens import NewWord, write_embeddings
+from training.methods.tokens import TrainedWord
 
 
 class Together:
@@ -62,10 +63,10 @@ class Together:
         words = {
             place.partition(".")[0]: part.vectors
             for place, part in self.parts.items()
-            if isinstance(part, NewWord)
+            if isinstance(part, TrainedWord)
         }
         if words:
-            write_embeddings(path.with_name(EMBEDDINGS), words, info)
+            write_word(path.with_name(EMBEDDINGS), words, info)
 
     def facts(self) -> dict[str, str]:
         """Return what the parts say, those of the text encoders under their names."""

@@ -4,7 +4,6 @@ As textual inversion (https://arxiv.org/abs/2208.01618) keeps them: one word may
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +11,15 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from shira_diffusion import AdapterInfo, SparseTuner, masks
+from shira_diffusion import SparseTuner, masks
 from shira_diffusion.delta import index_dtype
-from shira_diffusion.formats import container, metadata
-from shira_diffusion.words import KEYS, token_names
-from training.texts import TEXT_ENCODERS
+from shira_diffusion.formats.embeddings import token_names
+from shira_diffusion.words import TOKENIZERS
 
 _WEIGHT = "token_embedding.weight"
 
 
-class NewWord:
+class TrainedWord:
     """Trains the rows `rows` of an embedding's weight; the module is CLIP's `embeddings`."""
 
     def __init__(self, embeddings: nn.Module, rows: Sequence[int]) -> None:
@@ -65,12 +63,6 @@ class NewWord:
         self._tuner.close()
 
 
-def write_embeddings(path: Path, vectors: Mapping[str, Tensor], info: AdapterInfo) -> None:
-    """Write the word's embeddings (count, width), by component, under SDXL's usual keys."""
-    stored = {KEYS[component]: rows.contiguous() for component, rows in vectors.items()}
-    container.write(path, stored, metadata.encode(info))
-
-
 def add_word(
     pipe: StableDiffusionXLPipeline, word: str, count: int, like: str, seed: int
 ) -> dict[str, list[int]]:
@@ -80,7 +72,7 @@ def add_word(
     rows are by component.
     """
     rows = {}
-    for component, tokenizer_name in TEXT_ENCODERS.items():
+    for component, tokenizer_name in TOKENIZERS.items():
         encoder, tokenizer = getattr(pipe, component), getattr(pipe, tokenizer_name)
         table = encoder.get_input_embeddings().weight.detach()
         start = _start(tokenizer, table, count, like, f"{component}/{word}", seed)
@@ -91,7 +83,7 @@ def add_word(
 
 def remove_word(pipe: StableDiffusionXLPipeline, word: str, count: int) -> None:
     """Undo `add_word`."""
-    for component, tokenizer_name in TEXT_ENCODERS.items():
+    for component, tokenizer_name in TOKENIZERS.items():
         pipe.unload_textual_inversion(
             token_names(word, count),
             text_encoder=getattr(pipe, component),
