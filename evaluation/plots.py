@@ -11,7 +11,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 except ModuleNotFoundError as error:
-    raise EvaluationError("plots need matplotlib: pip install -r requirements-dev.txt") from error
+    raise EvaluationError("plots need matplotlib: pip install -r requirements.txt") from error
 
 SPREAD = 10
 """How many times more values the largest method trains before the axis is logarithmic."""

@@ -3,19 +3,19 @@
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Collection, Container, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shira_diffusion import Adapter, AdapterInfo, formats
 from shira_diffusion.errors import ShiraError, UnknownAdapterError, nearest
 from studio.errors import BrokenAdapterError
+from studio.twins import TWIN_ENDING, objection
 
 ADAPTER_FILE = "adapter.safetensors"
 CARD_FILE = "card.md"
 THUMBNAIL_FILE = "thumbnail.png"
-TWIN_ENDING = "-lora"
-LORA = "lora"
 _METHODS = {
     "shira": "SHiRA",
     "lora": "LoRA",
@@ -48,12 +48,19 @@ class Entry:
     stamp: Stamp = MISSING
     problem: str = ""
     is_twin: bool = False
-    """Whether it is the LoRA twin of a SHiRA adapter of the library, by its name."""
+    """Whether it is the LoRA twin of a SHiRA adapter of the library, by `twins.objection`."""
+    is_namesake: bool = False
+    """Whether another adapter of the library has the same title."""
 
     @property
     def title(self) -> str:
         """What people call it."""
         return self.info.title or self.name
+
+    @property
+    def label(self) -> str:
+        """The title, with the folder's name where another adapter has the same one."""
+        return f"{self.title} · {self.name}" if self.is_namesake else self.title
 
     @property
     def kind(self) -> str:
@@ -109,8 +116,12 @@ class AdapterLibrary:
         except OSError:
             folders = []
         found = [self._judged(_read_entry(folder)) for folder in folders]
-        names = {entry.name for entry in found}
-        found = [replace(entry, is_twin=_is_twin(entry.name, names)) for entry in found]
+        known = {entry.name: entry for entry in found}
+        titles = Counter(entry.title for entry in found)
+        found = [
+            replace(entry, is_twin=_is_twin(entry, known), is_namesake=titles[entry.title] > 1)
+            for entry in found
+        ]
         with self._lock:
             self._entries = {entry.name: entry for entry in found}
         return self.entries
@@ -136,6 +147,11 @@ class AdapterLibrary:
         """The adapters that can be used."""
         return tuple(entry for entry in self.entries if not entry.problem)
 
+    def twin_of(self, name: str) -> Entry | None:
+        """The usable LoRA twin of the adapter of this name, if there is one."""
+        wanted = name + TWIN_ENDING
+        return next((one for one in self.usable if one.is_twin and one.name == wanted), None)
+
     def reserve(self, names: Callable[[], Collection[str]]) -> None:
         """Let the names that `names` gives, of folders yet to be made, count as taken too."""
         self._reserved.append(names)
@@ -153,8 +169,8 @@ class AdapterLibrary:
         """
         entry = self.listed(name)
         if _stamp(entry.folder) != entry.stamp:
-            entry = replace(self._judged(_read_entry(entry.folder)), is_twin=entry.is_twin)
-            entry = replace(entry, name=name)
+            read = self._judged(_read_entry(entry.folder))
+            entry = replace(read, name=name, is_twin=entry.is_twin, is_namesake=entry.is_namesake)
             self._renew(entry)
         if entry.problem:
             raise BrokenAdapterError(f"The adapter {name!r} cannot be used: {entry.problem}")
@@ -223,8 +239,10 @@ def _is_adapter_folder(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith((".", "_"))
 
 
-def _is_twin(name: str, names: Container[str]) -> bool:
-    return name.endswith(TWIN_ENDING) and name.removesuffix(TWIN_ENDING) in names
+def _is_twin(entry: Entry, known: Mapping[str, Entry]) -> bool:
+    name = entry.name.removesuffix(TWIN_ENDING)
+    sparse = known.get(name) if name != entry.name else None
+    return sparse is not None and not objection(sparse.info, entry.info)
 
 
 def _stamp(folder: Path) -> Stamp:

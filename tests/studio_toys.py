@@ -53,7 +53,11 @@ def make_library(base: Path, folder: Path) -> Path:
     for seed, (name, word) in enumerate([("ink", "ink style"), ("robot", "sks robot")]):
         for ending, method in (("", "shira"), ("-lora", "lora")):
             info = AdapterInfo(
-                name=name + ending, title=name.title(), method=method, trigger_words=(word,)
+                name=name + ending,
+                title=name.title() + (" (LoRA)" if ending else ""),
+                method=method,
+                trigger_words=(word,),
+                training={"data": name, "images": "4"},
             )
             made = make_adapter(base, folder / info.name, seed=10 * seed + len(ending), info=info)
             (made / "card.md").write_text(f"# {name}\n")

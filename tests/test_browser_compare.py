@@ -126,6 +126,16 @@ def test_a_stopped_grid_is_there_after_a_reload_and_goes_on(page: Page) -> None:
     page.locator("#compare-resume").wait_for()
 
 
+def test_earlier_grids_can_be_left_without_a_choice(page: Page) -> None:
+    open_tab(page, "Compare")
+    page.locator("#compare-earlier input").click()
+    page.keyboard.press("Escape")
+    page.locator("#compare-prompt textarea").click()
+    page.wait_for_timeout(1000)
+    assert page.locator(".toast-body").count() == 0
+    expect(page.locator("#grid")).to_contain_text("One seed, many pictures")
+
+
 def test_a_page_that_comes_back_finds_the_grid_at_work(browser: Browser, address: str) -> None:
     with opened(browser, address, width=1280) as page:
         begin_long_grid(page)

@@ -271,6 +271,15 @@ def drop(page: Page, file: Path) -> None:
     )
 
 
+def test_enter_in_the_prompt_generates(page: Page) -> None:
+    set_steps(page, 1)
+    page.locator("#prompt textarea").fill("a castle")
+    page.locator("#prompt textarea").press("Enter")
+    page.locator("#stage img").first.wait_for(timeout=JOB_MS)
+    assert record_of(page).recipe.prompt == "a castle"
+    expect(page.locator("#prompt textarea")).to_have_value("a castle")
+
+
 def test_an_adapter_that_is_off_stays_out_and_a_batch_counts_its_seeds(page: Page) -> None:
     page.locator("#prompt textarea").fill("a castle")
     for name in ("ink", "robot"):

@@ -122,11 +122,16 @@ def test_the_check_and_a_refused_run_speak_plainly_on_a_phone(
         expect(page.locator(".caption textarea")).to_have_count(2)
         fill_in(page, "No caption", steps=4)
         page.locator("#train-check").click()
-        page.get_by_text("To be mended first").wait_for(timeout=RUN_MS)
-        expect(page.locator("#train-estimate .faults")).to_contain_text("have no caption")
+        page.get_by_text("To be mended first").wait_for()
+        expect(page.locator("#train-estimate .faults")).to_contain_text("what “IMG_1.png” shows")
+        page.locator("#train-start").click()
+        page.locator(".toast-body").get_by_text("Write what “IMG_1.png” shows").wait_for()
+        expect(page.locator(".runs-item")).to_have_count(0)
+        page.locator(".caption textarea").first.fill("castle")
+        page.locator("#train-more").get_by_placeholder("batch=2").fill("batch=0")
         page.locator("#train-start").click()
         expect(page.locator(".run-head .state")).to_have_text("failed", timeout=RUN_MS)
-        expect(page.locator(".run-problem")).to_contain_text("have no caption")
+        expect(page.locator(".run-problem")).to_contain_text("batch")
         assert str(house.place) not in page.locator(".run").inner_text()
         assert overflow(page) <= 0
         page.locator(".run [data-action=remove]").click()
@@ -136,6 +141,9 @@ def test_the_check_and_a_refused_run_speak_plainly_on_a_phone(
         expect(page.locator(".runs-item")).to_have_count(1)
         page.locator("#train-new").click()
         expect(page.locator(".caption textarea")).to_have_count(0)
+        page.locator(".run [data-action=reuse]").click()
+        expect(page.locator(".caption textarea")).to_have_count(2)
+        assert caption(page, 0) == "castle"
 
 
 def test_from_dropped_pictures_through_stop_and_restart_to_an_adapter(

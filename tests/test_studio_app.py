@@ -263,13 +263,13 @@ def test_a_style_and_a_concept_are_proposed(toy_base: Path, tmp_path: Path) -> N
     assert proposed_pair(library) == (None, None)
     kinds = {"blob": "blob style", "flat": "flat style, ink", "lone": "dog", "robot": "sks robot"}
     for name, word in kinds.items():
-        info = AdapterInfo(name, trigger_words=(word,))
+        info = AdapterInfo(name, trigger_words=(word,), training={"data": name})
         Adapter({}, info).save(tmp_path / name / "adapter.safetensors")
         if name == "blob":
             library.rescan()
             assert proposed_pair(library) == ("blob", None)
         if name != "lone":
-            twin = AdapterInfo(f"{name}-lora", method="lora")
+            twin = replace(info, name=f"{name}-lora", method="lora")
             Adapter({}, twin).save(tmp_path / twin.name / "adapter.safetensors")
     for method in ("dora", "symlora", "shira-dora"):
         Adapter({}, AdapterInfo(method, method=method)).save(tmp_path / method / ADAPTER_FILE)

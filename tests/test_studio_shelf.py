@@ -1,5 +1,6 @@
 """What changes the adapters on disk: import, edit, rename, delete with undo, export."""
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -31,7 +32,8 @@ from studio.shelf.exports import offered
 from studio.shelf.fit import BaseWeights
 from studio.shelf.naming import folder_name, free_name, plain, words
 from studio.shelf.trash import Trash, TrashError
-from studio.tabs.library_view import leaf
+from studio.tabs.cards import adapter_cards
+from studio.tabs.library_view import leaf, shelf_value
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,20 @@ def test_a_taken_name_gets_a_number(shelf: Shelf, newcomer: Path) -> None:
     assert shelf.take_in(newcomer, "ink.safetensors").name == "ink-2"
 
 
+def test_equal_titles_are_told_and_shown_with_their_folders(shelf: Shelf, newcomer: Path) -> None:
+    other = dataclasses.replace(Adapter.load(newcomer).info, title="Ink")
+    Adapter(Adapter.load(newcomer).deltas, other).save(newcomer)
+    arrival = shelf.take_in(newcomer, "a.safetensors")
+    assert any("this one's folder is a." in words for words in arrival.remarks)
+    titles = [card["title"] for card in adapter_cards(shelf.library) if not card["problem"]]
+    assert titles == ["Ink (LoRA)", "Ink · a", "Ink · ink", "lonely", "Robot", "Robot (LoRA)"]
+    assert titles == [
+        card["title"] for card in shelf_value(shelf, "")["cards"] if not card["problem"]
+    ]
+    shelf.delete("a")
+    assert shelf.library.find("ink").label == "Ink"
+
+
 def test_reserved_names_are_taken(shelf: Shelf, newcomer: Path, tmp_path: Path) -> None:
     ticket = shelf.delete("ink").ticket
     shelf.library.reserve(lambda: {"ink", "gift", "robots"})
@@ -149,7 +165,7 @@ def test_a_lora_keeps_its_ending_and_a_sparse_one_does_not_take_it(
     arrival = shelf.take_in(tmp_path / "plain.safetensors", "sketch-lora.safetensors")
     assert arrival.name == "sketch-lora"
     assert any("trigger" in words for words in arrival.remarks)
-    assert shelf.library.find("sketch-lora").is_twin
+    assert not shelf.library.find("sketch-lora").is_twin, "nothing says what it learned"
 
 
 def test_a_peft_folder_as_zip_becomes_a_native_file(
@@ -322,6 +338,22 @@ def test_rename_moves_folder_title_card_and_twin_together(shelf: Shelf) -> None:
     assert twin.is_twin
     assert entry.card() == "# Bold Ink\n\nTrigger words: `ink style`\n\nMine.\n"
     assert shelf.rename("bold-ink", "robot") == "robot-2", "and no adapter is overwritten"
+
+
+def test_a_rename_leaves_a_stranger_alone_whose_name_looks_like_a_twins(shelf: Shelf) -> None:
+    ink = shelf.library.find("ink").folder / "adapter.safetensors"
+    blend = dataclasses.replace(Adapter.load(ink).info, name="robot-2", training={"blend": "sum"})
+    Adapter(Adapter.load(ink).deltas, blend).save(
+        shelf.library.folder / "robot-2" / "adapter.safetensors"
+    )
+    shelf.library.find("robot-lora").folder.rename(shelf.library.folder / "robot-2-lora")
+    shelf.library.rescan()
+    stranger = shelf.library.find("robot-2-lora")
+    before = files(stranger.folder)
+    assert shelf.rename("robot-2", "Robot 2") == "robot-2"
+    assert shelf.rename("robot-2", "Triple") == "triple"
+    assert files(shelf.library.find("robot-2-lora").folder) == before
+    assert not stranger.is_twin
 
 
 def test_a_rename_that_fails_halfway_changes_nothing(shelf: Shelf) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 import weakref
 from collections.abc import Iterator
@@ -12,13 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from studio_toys import HOSTILE
+from studio_toys import HOSTILE, open_toy
 
 from shira_diffusion import Adapter
 from shira_diffusion.errors import SettingError
 from studio.library import AdapterLibrary
 from studio.shelf.trash import TrashError
-from studio.tabs import train_view
+from studio.tabs import train_form, train_view
+from studio.tabs.train_form import Presets
+from studio.tabs.train_handlers import TrainHandlers
 from studio.vocabulary import Vocabulary
 from studio.workshop.captions import CONCEPT, STYLE, cleaned, from_file_name, with_trigger
 from studio.workshop.estimate import estimate, read, strangers, time_taken
@@ -144,6 +147,33 @@ def test_what_is_no_picture_stays_out_with_its_reason(
     for part in ("not a picture", "million pixels", "in the set already"):
         assert part in remarks
     assert len(sets.find(filled).images) == 2
+
+
+def test_pictures_without_captions_are_told_by_the_names_that_people_know(
+    sets: ImageSets, filled: str
+) -> None:
+    assert sets.find(filled).fault == ""
+    sets.caption(filled, {"0001.jpg": ""})
+    assert sets.find(filled).fault.startswith("Write what “IMG_0002.jpg” shows:")
+    sets.caption(filled, {"0002.png": ""})
+    assert "“IMG_0002.jpg”, “red_fox-01.png” show:" in sets.find(filled).fault
+
+
+def test_a_trainings_own_pictures_are_found_again_or_come_back_as_a_set(
+    sets: ImageSets, filled: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    sets.copy_to(filled, copy)
+    sets.create("Set 2")
+    assert sets.gather(copy, "Pictures of Ink") == filled
+    sets.remove(filled, "0001.jpg")
+    again = sets.gather(copy, "Pictures of Ink")
+    assert sets.title(again) == "Pictures of Ink"
+    assert sorted(captions(sets, again).values()) == ["a castle, ink style\na castle", "red fox"]
+    assert sets.gather(copy, "Once more") == again
+    sets.copy_to(filled, tmp_path / "one")
+    alone = sets.discard(filled) and sets.gather(tmp_path / "one", "One")
+    assert sets.gather(tmp_path / "one", "Two") == alone, "also where a number is missing"
 
 
 def test_a_picture_can_be_taken_out_and_put_back(
@@ -326,6 +356,31 @@ def test_words_that_the_base_never_read_are_remarked_on() -> None:
     assert "ink" not in remark.split(":")[0]
     assert strangers(known, ["a red fox, ink style"], "ink style") == ()
     assert strangers(None, ["anything"], "") == ()
+
+
+def test_a_trigger_that_all_captions_share_is_no_stranger(
+    toy_base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(toy_base, base)
+    words = {"concepts": ["red fox", "castle"], "styles": [], "modifiers": [], "others": ["a"]}
+    (base / "words.json").write_text(json.dumps({**words, "alike": {}}))
+    studio = open_toy(base, tmp_path / "adapters", tmp_path / "outputs")
+    handlers = TrainHandlers(studio, Presets.of(studio))
+    set_id = studio.workshop.sets.create("Ink")
+    studio.workshop.sets.add(set_id, pictures.iterdir())
+    shown = {
+        "images": [
+            {"name": "0001.jpg", "captions": "castle, inky style"},
+            {"name": "0002.png", "captions": "wug, inky style"},
+        ]
+    }
+    form = train_form.filled(replace(ORDER, trigger=""), handlers.presets)
+    form = form._replace(preset=ORDER.preset)
+    told = list(handlers.check(set_id, shown, *form))[-1]
+    studio.workshop.keeper.close()
+    assert "never read “wug”:" in told
+    assert "<dd>inky style</dd>" in told
 
 
 # Runs

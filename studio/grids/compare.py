@@ -8,8 +8,9 @@ from shira_diffusion.errors import SettingError, ShiraError, UnknownAdapterError
 from studio.grids.grid import Grid
 from studio.grids.plan import Plan, Spot, members_of, plain
 from studio.judges.judging import CONCEPT
-from studio.library import LORA, TWIN_ENDING, AdapterLibrary, Entry
+from studio.library import AdapterLibrary, Entry
 from studio.recipe import MAX_SEED, Recipe
+from studio.twins import TWIN_ENDING, objection
 
 KIND = "compare"
 METHODS = ("SHiRA", "LoRA")
@@ -60,7 +61,7 @@ def plan(library: AdapterLibrary, recipe: Recipe, a: Choice, b: Choice, *, seeds
                 f"{entry.name!r} is no SHiRA adapter but made by the method "
                 f"{entry.info.method!r}: choose one that is, its LoRA twin comes with it."
             )
-    titles = chosen[0].title, chosen[1].title
+    titles = chosen[0].label, chosen[1].label
     rows, spots, used = [], [], {entry.name: entry for entry in chosen}
     for method, ending in zip(METHODS, ("", TWIN_ENDING), strict=True):
         one, two = {a.name + ending: a.strength}, {b.name + ending: b.strength}
@@ -136,8 +137,11 @@ def _problem(library: AdapterLibrary, method: str, names: Mapping[str, float]) -
             return f"No LoRA twin here: the library has no {name!r}."
         except ShiraError as error:
             return str(error)
-        if method == METHODS[1] and entry.info.method != LORA:
-            return f"No LoRA twin here: {name!r} is not a LoRA."
+        if method == METHODS[1]:
+            sparse = library.find(name.removesuffix(TWIN_ENDING))
+            reason = objection(sparse.info, entry.info)
+            if reason:
+                return f"No LoRA twin here: {name!r} {reason}."
     return ""
 
 

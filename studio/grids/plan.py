@@ -11,9 +11,10 @@ from typing import Any
 from shira_diffusion.errors import SettingError, ShiraError
 from studio.errors import GridError
 from studio.judges.judging import Member
-from studio.library import TWIN_ENDING, AdapterLibrary, Entry
+from studio.library import AdapterLibrary, Entry
 from studio.newwords import mark_of
 from studio.recipe import Recipe
+from studio.twins import TWIN_ENDING
 
 PLAN_FILE = "plan.json"
 PLAN_VERSION = 1

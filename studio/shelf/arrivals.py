@@ -18,9 +18,7 @@ from shira_diffusion.lowrank import LowRankDelta
 from studio.library import (
     ADAPTER_FILE,
     CARD_FILE,
-    LORA,
     THUMBNAIL_FILE,
-    TWIN_ENDING,
     AdapterLibrary,
 )
 from studio.newwords import told as word_told
@@ -28,6 +26,7 @@ from studio.shelf.archive import unpack
 from studio.shelf.fit import BaseWeights
 from studio.shelf.naming import folder_name, free_name, plain
 from studio.thumbnails import CARD_SIDE, write_thumbnail
+from studio.twins import LORA, TWIN_ENDING
 
 MAX_BYTES = 8 * 2**30
 
@@ -156,6 +155,8 @@ def _remarks(library: AdapterLibrary, name: str) -> tuple[str, ...]:
     if found is None:
         return ()
     remarks = [f"It cannot be used here: {found.problem}."] if found.problem else []
+    if found.is_namesake:
+        remarks.append(f"Another one has this title too: this one's folder is {name}.")
     word = word_told(found)
     remarks += [f"It brings a word of its own, {word}."] if word else []
     if not found.info.trigger_words:

@@ -8,8 +8,9 @@ from shira_diffusion import AdapterInfo, formats
 from shira_diffusion.cards import renewed
 from shira_diffusion.errors import SettingError, ShiraError
 from shira_diffusion.relabel import relabel
-from studio.library import ADAPTER_FILE, CARD_FILE, LORA, TWIN_ENDING, AdapterLibrary, Entry
+from studio.library import ADAPTER_FILE, CARD_FILE, AdapterLibrary, Entry
 from studio.shelf.naming import folder_name, free_name, plain, words
+from studio.twins import LORA, TWIN_ENDING
 
 MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
 
@@ -61,20 +62,21 @@ def edit(library: AdapterLibrary, name: str, change: Edit) -> Entry:
 def rename(library: AdapterLibrary, name: str, title: str) -> str:
     """Give the adapter a new title and the folder that goes with it; return the new name.
 
-    Its LoRA twin goes along, so that Compare still pairs them. Where one of them cannot be
-    renamed, both stay as they were.
+    Its LoRA twin, as `AdapterLibrary.twin_of` knows it, goes along, so that Compare still pairs
+    them. Where one of them cannot be renamed, both stay as they were.
     """
     title = plain(title, 80)
     if not title:
         raise SettingError("The title is empty: give the adapter a name.")
     entry = library.find(name)
-    twin = next((one for one in library.usable if one.name == name + TWIN_ENDING), None)
+    twin = library.twin_of(name)
     ending = TWIN_ENDING if entry.is_twin else ""
     own = {name, twin.name if twin else name}
     taken = library.taken() - own
     wanted = folder_name(title)
     wanted = wanted.removesuffix(TWIN_ENDING) if ending or entry.info.method != LORA else wanted
-    new = free_name(wanted or "adapter", _Pairs(taken), ending)
+    pairs = _Pairs(taken)
+    new = name if wanted + ending == name else free_name(wanted or "adapter", pairs, ending)
     moves = [(entry, new, title)]
     if twin:
         moves.append((twin, new + TWIN_ENDING, f"{title} (LoRA)"))

@@ -43,7 +43,7 @@ def axis_fields(side: str, chosen: str, library: AdapterLibrary) -> AxisFields:
 
 def axis_choices(library: AdapterLibrary) -> list[tuple[str, str]]:
     """Every adapter that works, LoRA twins too, and none."""
-    return [("No adapter", NONE), *((entry.title, entry.name) for entry in library.usable)]
+    return [("No adapter", NONE), *((entry.label, entry.name) for entry in library.usable)]
 
 
 def read_axis(kind: str, text: str | None, names: list[str] | None) -> Axis:

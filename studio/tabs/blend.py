@@ -154,7 +154,7 @@ def _trial(base: Base, current: gr.BrowserState) -> Trial:
     with gr.Row(elem_classes="ask"):
         with gr.Column(scale=5, min_width=280):
             prompt = gr.Textbox(
-                label="Prompt", lines=2, max_lines=6, elem_id="blend-prompt",
+                label="Prompt", lines=1, max_lines=6, elem_id="blend-prompt",
                 placeholder="What should the pictures show?",
             )  # fmt: skip
         with gr.Column(scale=1, min_width=150):

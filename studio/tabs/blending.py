@@ -174,7 +174,7 @@ class BlendHandlers:
 
     def choices(self) -> list[tuple[str, str]]:
         """Every adapter that works."""
-        return [(entry.title, entry.name) for entry in self.studio.library.usable]
+        return [(entry.label, entry.name) for entry in self.studio.library.usable]
 
     def title(self, name: str) -> str:
         """What people call an adapter."""
@@ -228,7 +228,7 @@ class BlendHandlers:
         return self.studio.drafts.find(name)
 
     def _sliders(self, parts: dict[str, float]) -> list[Any]:
-        titles = self._titles()
+        titles = {name: label for label, name in self.choices()}
         sliders = [
             gr.update(visible=True, label=titles.get(name, name), value=strength)
             for name, strength in parts.items()

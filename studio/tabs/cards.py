@@ -1,5 +1,6 @@
 """Adapters and pictures in the form that the page's components take."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from studio.library import AdapterLibrary, Entry
@@ -11,14 +12,19 @@ RECENT = 36
 
 
 def adapter_cards(library: AdapterLibrary) -> list[dict[str, Any]]:
-    """One card for each adapter folder, broken ones with their `problem`."""
-    return [_card(entry) for entry in library.entries]
+    """One card for each adapter folder by title, broken ones with their `problem`."""
+    return [_card(entry) for entry in by_title(library.entries)]
+
+
+def by_title(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries in the order in which people look for them."""
+    return sorted(entries, key=lambda entry: entry.label.casefold())
 
 
 def _card(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
-        "title": entry.title,
+        "title": entry.label,
         "method": entry.info.method,
         "words": list(entry.info.trigger_words),
         "size": size_words(entry.stamp.size),

@@ -38,7 +38,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     with gr.Row(elem_classes="ask"):
         with gr.Column(scale=5, min_width=280):
             prompt = gr.Textbox(
-                label="Prompt", lines=2, max_lines=6, elem_id="compare-prompt",
+                label="Prompt", lines=1, max_lines=6, elem_id="compare-prompt",
                 placeholder="What should all the pictures show?",
             )  # fmt: skip
         with gr.Column(scale=1, min_width=150):
@@ -145,7 +145,7 @@ def _connect(
         handlers.start, [*form], [*place.shown, form.seed],
     )  # fmt: skip
     begin([place.resume.click], handlers.resume, [current], [*place.shown])
-    chosen = place.earlier.input(str, place.earlier, current, **PAGE)
+    chosen = place.earlier.input(handlers.pick, [place.earlier, current], current, **PAGE)
     opened = tab.select(handlers.running, current, current, **PAGE)
     restored = place.trash.restore(handlers.restore, outputs=[current, place.trash], **FOLLOW)
     place.trash.empty(handlers.empty_trash, outputs=place.trash, **PAGE)

@@ -100,6 +100,10 @@ class CompareHandlers:
         except ShiraError as error:
             raise told(error) from error
 
+    def pick(self, chosen: str | None, current: str) -> str:
+        """The grid that was chosen; a list that is left without a choice changes nothing."""
+        return chosen or current
+
     def running(self, current: str) -> str:
         """For a page that opens: the grid on it, else the one that is being filled."""
         if current:

@@ -21,7 +21,7 @@ def build(studio: Studio, page: gr.Blocks, tab: gr.Tab) -> None:
     with gr.Row(elem_classes="ask"):
         with gr.Column(scale=5, min_width=280):
             prompt = gr.Textbox(
-                label="Prompt", lines=2, max_lines=6, elem_id="prompt",
+                label="Prompt", lines=1, max_lines=6, elem_id="prompt",
                 placeholder="What should the picture show?",
             )  # fmt: skip
         with gr.Column(scale=1, min_width=150):

@@ -76,12 +76,17 @@ class LibraryHandlers:
         try:
             change = Edit.read(*values)
             before = self.studio.library.find(name)
+            twin = self.studio.library.twin_of(name) if change.title != before.title else None
             if change.title != before.title:
                 name = shelf.rename(name, change.title)
             shelf.edit(name, change)
         except ShiraError as error:
             raise told(error) from error
-        remark(f"“{change.title}” is saved.")
+        folder = ""
+        if change.title != before.title and self.studio.library.find(name).is_namesake:
+            folder = f" Another one has this title too: this one's folder is {name}."
+        also = f" Its LoRA twin “{twin.title}” was renamed with it." if twin else ""
+        remark(f"“{change.title}” is saved.{folder}{also}")
         return self._opened(name)
 
     def download(self, name: str, form: str) -> Any:

@@ -10,7 +10,7 @@ from studio.library import ADAPTER_FILE, Entry, method_name
 from studio.newwords import told
 from studio.shelf.desk import Shelf
 from studio.shelf.exports import Parcel
-from studio.tabs.cards import size_words
+from studio.tabs.cards import by_title, size_words
 from studio.tabs.fragments import file_url
 from studio.tabs.widgets import binned
 from studio.thumbnails import thumbnail_uri
@@ -29,7 +29,7 @@ _MASKS = {
 def shelf_value(shelf: Shelf, chosen: str, deleted: str = "") -> dict[str, Any]:
     """The value of `widgets.shelf`; `deleted` is the ticket of what was deleted last."""
     return {
-        "cards": [_card(entry) for entry in shelf.library.entries],
+        "cards": [_card(entry) for entry in by_title(shelf.library.entries)],
         "chosen": chosen,
         **binned(shelf.trash, deleted),
     }
@@ -38,7 +38,7 @@ def shelf_value(shelf: Shelf, chosen: str, deleted: str = "") -> dict[str, Any]:
 def _card(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
-        "title": entry.title,
+        "title": entry.label,
         "kind": entry.kind,
         "method": method_name(entry.info.method),
         "words": list(entry.info.trigger_words),

@@ -3,15 +3,14 @@
 import re
 
 from shira_diffusion.cards import SPARSE
-from studio.library import TWIN_ENDING, AdapterLibrary
+from studio.library import AdapterLibrary
 
 
 def adapter_choices(library: AdapterLibrary) -> list[tuple[str, str]]:
     """Title and name of every adapter that can be compared, those with a LoRA twin first."""
-    usable = {entry.name for entry in library.usable}
     alone = [entry for entry in library.usable if entry.info.method in SPARSE]
-    alone.sort(key=lambda entry: entry.name + TWIN_ENDING not in usable)
-    return [(entry.title, entry.name) for entry in alone]
+    alone.sort(key=lambda entry: library.twin_of(entry.name) is None)
+    return [(entry.label, entry.name) for entry in alone]
 
 
 def proposed_pair(library: AdapterLibrary) -> tuple[str | None, str | None]:
@@ -26,6 +25,6 @@ def proposed_pair(library: AdapterLibrary) -> tuple[str | None, str | None]:
         return any(re.search(r"\bstyle\b", word) for word in entries[name].info.trigger_words)
 
     def drawbacks(name: str) -> tuple[bool, bool]:
-        return name + TWIN_ENDING not in entries, is_style(name) == is_style(names[0])
+        return library.twin_of(name) is None, is_style(name) == is_style(names[0])
 
     return next(iter(names), None), min(names[1:], key=drawbacks, default=None)

@@ -46,7 +46,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     _connect_form(handlers, form)
     check.click(handlers.check, [*pictures, *form], outlook, show_progress="hidden", **CHECK)
     start.click(handlers.start, [*pictures, *form], [*watched, outlook], **TELL)
-    _connect_runs(handlers, watched, form)
+    _connect_runs(handlers, watched, pictures, form)
     timer.tick(handlers.tick, [watched.chosen, watched.drawn], [*watched, note], **PAGE)
     tab.select(
         handlers.open_tab,
@@ -114,11 +114,13 @@ def _connect_form(handlers: TrainHandlers, form: Form) -> None:
         choice.input(handlers.choose_preset, [form.preset, form.method], numbers, **TELL)
 
 
-def _connect_runs(handlers: TrainHandlers, watched: Watched, form: Form) -> None:
+def _connect_runs(
+    handlers: TrainHandlers, watched: Watched, pictures: Pictures, form: Form
+) -> None:
     runs, outputs = watched.runs, [*watched]
     runs.choose(handlers.choose, outputs=outputs, **PAGE)
     runs.halt(handlers.halt, outputs=outputs, **TELL)
     runs.resume(handlers.resume, outputs=outputs, **TELL)
     runs.remove(handlers.remove, outputs=outputs, **TELL)
     runs.restore(handlers.restore, outputs=outputs, **TELL)
-    runs.reuse(handlers.reuse, outputs=[*form], **TELL)
+    runs.reuse(handlers.reuse, outputs=[*pictures, *form], **TELL)

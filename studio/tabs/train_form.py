@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from shira_diffusion.errors import SettingError
-from studio.library import TWIN_ENDING
 from studio.service import Studio
 from studio.shelf.naming import folder_name, free_name, plain
+from studio.twins import TWIN_ENDING
 from studio.workshop.captions import CONCEPT, STYLE
 from studio.workshop.order import Order, number, read_extras
 from studio.workshop.presets import METHODS, Preset, offered, read_presets

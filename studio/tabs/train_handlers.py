@@ -16,7 +16,7 @@ from studio.tabs.telling import remark, told
 from studio.tabs.train_form import Form, Numbers, Presets
 from studio.tabs.widgets import binned
 from studio.workshop.captions import with_trigger
-from studio.workshop.estimate import estimate, strangers
+from studio.workshop.estimate import Estimate, estimate, strangers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 _BUSY = '<div class="estimate" role="status">Asking the trainer what it would do…</div>'
@@ -174,10 +174,14 @@ class TrainHandlers:
         try:
             order = self._order(set_id, shown, Form(*values))
             yield _BUSY
-            folder = workshop.sets.find(set_id or "").folder
-            found = estimate(order, workshop.places, folder, workshop.trainings.all())
+            pictures = workshop.sets.find(set_id or "")
+            if pictures.fault:
+                yield train_view.estimate(Estimate((), (), (pictures.fault,)))
+                return
+            found = estimate(order, workshop.places, pictures.folder, workshop.trainings.all())
             texts = [one["captions"] for one in shown["images"]]
-            remarks = strangers(self.studio.engine.base.vocabulary, texts, order.trigger)
+            trigger = order.trigger or found.trigger
+            remarks = strangers(self.studio.engine.base.vocabulary, texts, trigger)
         except ShiraError as error:
             yield ""
             raise told(error) from error
@@ -188,7 +192,14 @@ class TrainHandlers:
         workshop = self.studio.workshop
         try:
             order = self._order(set_id, shown, Form(*values))
+            known = {entry.title for entry in self.studio.library.entries}
+            known |= {one.order.title for one in workshop.trainings.all() if not one.is_over}
             training_id = workshop.trainings.order(order, workshop.sets, set_id or "")
+            if order.title in known:
+                remark(
+                    f"“{order.title}” is the name of an adapter already: the folder of this one "
+                    f"becomes {order.name}."
+                )
         except ShiraError as error:
             raise told(error) from error
         return *self._watched(training_id), ""
@@ -232,13 +243,18 @@ class TrainHandlers:
         """Bring a removed one back."""
         return self._do("put_back", str(event.ticket))
 
-    def reuse(self, event: gr.EventData) -> Form:
-        """Set the form to what a training was started with."""
+    def reuse(self, event: gr.EventData) -> tuple[Any, ...]:
+        """Show what a training was started with; the outputs are `Pictures` and `Form`."""
+        workshop = self.studio.workshop
         try:
-            order = self.studio.workshop.trainings.find(str(event.id)).order
-            return train_form.filled(order, self.presets)
+            training = workshop.trainings.find(str(event.id))
+            form = train_form.filled(training.order, self.presets)
+            title = f"Pictures of “{training.order.title}”"
+            set_id = workshop.sets.gather(training.pictures, title)
+            remark(f"The pictures are its own, too: “{workshop.sets.title(set_id)}”.")
         except ShiraError as error:
             raise told(error) from error
+        return *self.pictures(set_id), *form
 
     def _do(self, what: str, argument: str) -> Watched:
         try:

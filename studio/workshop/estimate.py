@@ -26,6 +26,11 @@ class Estimate:
     remarks: tuple[str, ...]
     faults: tuple[str, ...]
 
+    @property
+    def trigger(self) -> str:
+        """The trigger words that the training will have, asked for or shared by all captions."""
+        return dict(self.facts).get("trigger words", "")
+
 
 def estimate(order: Order, places: Places, data: Path, earlier: Iterable[Training]) -> Estimate:
     """Ask the trainer what it would do; nothing is written. Takes as long as loading the base.

@@ -23,7 +23,7 @@ from studio.workshop.progress import Logs, Progress
 from studio.workshop.sets import ImageSets
 
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}")
-_ORDER, _WANTED, _STOP, _RUN = "order.json", "wanted", "stop", "run"
+_ORDER, _WANTED, _STOP, _RUN, _IMAGES = "order.json", "wanted", "stop", "run", "images"
 _LOG = f"{_RUN}/events.jsonl"
 MOST_WAITING = 8
 
@@ -64,6 +64,11 @@ class Training:
     def is_over(self) -> bool:
         """Whether it is finished, so that its adapter's name counts no more than others."""
         return self.state is State.FINISHED
+
+    @property
+    def pictures(self) -> Path:
+        """Where the images and captions lie that it learns from."""
+        return self.folder / _IMAGES / self.order.name
 
     @property
     def samples(self) -> Path:
@@ -118,11 +123,14 @@ class Trainings:
             raise TrainingError(
                 f"{MOST_WAITING} trainings are waiting already: let one of them end."
             )
-        if not sets.find(set_id).images:
+        found = sets.find(set_id)
+        if not found.images:
             raise TrainingError("There are no pictures to learn from: drop some first.")
+        if found.fault:
+            raise TrainingError(found.fault)
         training_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(6)}"
         folder = self.folder / training_id
-        sets.copy_to(set_id, folder / "images" / order.name)
+        sets.copy_to(set_id, folder / _IMAGES / order.name)
         (folder / _WANTED).touch()
         partial_order = folder / "order.partial"
         partial_order.write_text(order.to_json(), encoding="utf-8")
@@ -187,7 +195,7 @@ class Trainings:
         arguments = command(
             training.order,
             self._places,
-            data=training.folder / "images" / training.order.name,
+            data=training.pictures,
             run=training.folder / _RUN,
         )
         if training.checkpoint:

@@ -4,6 +4,7 @@ A set is a folder `<id>` with pictures under names made here (`0001.png`), a `.t
 holds its captions, one a line, small copies in `thumbs/`, and `set.json`.
 """
 
+import hashlib
 import json
 import re
 import secrets
@@ -23,6 +24,7 @@ from studio.workshop.pictures import FORMATS, Checked, check
 
 MAX_IMAGES = 1000
 MAX_TEXT = 256 * 1024
+MOST_NAMES = 3
 THUMBNAIL_SIDE = 192
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}")
 _IMAGE = re.compile(r"\d{4,}\.(?!txt)[a-z]{3,4}")
@@ -58,6 +60,17 @@ class ImageSet:
     def missing(self) -> int:
         """How many pictures have no caption."""
         return sum(1 for image in self.images if not image.captions)
+
+    @property
+    def fault(self) -> str:
+        """Which pictures still need a caption, by the names that they came with; else nothing."""
+        names = [f"“{image.told}”" for image in self.images if not image.captions]
+        if not names:
+            return ""
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        shows = "show" if len(names) > 1 else "shows"
+        told = ", ".join(names[:MOST_NAMES])
+        return f"Write what {told}{more} {shows}: every picture needs a caption."
 
 
 @dataclass(frozen=True)
@@ -207,6 +220,25 @@ class ImageSets:
             if (found.folder / _CREDITS).is_file():
                 shutil.copyfile(found.folder / _CREDITS, folder / _CREDITS)
 
+    def gather(self, folder: Path, title: str) -> str:
+        """The set that holds just what `copy_to` wrote into `folder`, made anew if there is none.
+
+        Returns its id.
+        """
+        wanted = _contents(folder)
+        for set_id in self.ids():
+            if self._contents(set_id) == wanted:
+                return set_id
+        set_id = self.create(title)
+        self.add(set_id, list(folder.iterdir()) if folder.is_dir() else [])
+        return set_id
+
+    def _contents(self, set_id: str) -> list[tuple[str, str]]:
+        digests = self._note(set_id).digests
+        return sorted(
+            (digests.get(image.name, ""), image.captions) for image in self.find(set_id).images
+        )
+
     def _folder(self, set_id: str) -> Path:
         if not _ID.fullmatch(set_id or "") or not self._note_path(set_id).is_file():
             raise SetError("This image set is not there any more: choose or make another one.")
@@ -230,6 +262,18 @@ class ImageSets:
 
 def _same(note: _Note, checked: Checked) -> list[str]:
     return [name for name, digest in note.digests.items() if digest == checked.digest]
+
+
+def _contents(folder: Path) -> list[tuple[str, str]]:
+    """The hash and the captions of every picture in a copy of a set."""
+    found = []
+    for path in folder.glob("*"):
+        if _IMAGE.fullmatch(path.name):
+            with path.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            text = _captions_path(folder, path.name)
+            found.append((digest, _read_text(text) if text.is_file() else ""))
+    return sorted(found)
 
 
 def _image(folder: Path, name: str, note: _Note) -> SetImage:
