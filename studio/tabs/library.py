@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from shira_diffusion.errors import ShiraError
-from studio.library import TWIN_ENDING, Entry
+from studio.library import Entry
 from studio.service import Studio
 from studio.shelf.editing import MAX_STRENGTH, MIN_STRENGTH, Edit
 from studio.shelf.exports import FORMATS, offered
@@ -100,15 +100,14 @@ class LibraryHandlers:
             raise told(error) from error
 
     def delete(self, name: str) -> tuple[Any, ...]:
-        """Move the adapter into the trash."""
+        """Move the adapter into the trash, without its LoRA twin, and say so."""
+        twin = self.studio.library.twin_of(name)
         try:
             ticket = self.studio.shelf.delete(name).ticket
         except ShiraError as error:
             raise told(error) from error
-        other = name.removesuffix(TWIN_ENDING) if name.endswith(TWIN_ENDING) else name + TWIN_ENDING
-        for entry in self.studio.library.entries:
-            if entry.name == other:
-                remark(f"“{entry.title}” (folder {other}) stays in the library.")
+        if twin is not None:
+            remark(f"“{twin.title}” (folder {twin.name}) stays in the library.")
         return self._opened("", ticket)
 
     def restore(self, event: gr.EventData) -> tuple[Any, ...]:
