@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader
@@ -106,6 +106,13 @@ def read(path: Path) -> Container:
     finally:
         pool.shutdown(wait=False)
     return Container(tensors, header, checking)
+
+
+def require_names(tensors: Mapping[str, Tensor], wanted: Set[str]) -> None:
+    """Raise `FormatError` where a file of ours has others than the `wanted` tensors."""
+    for name in sorted(wanted ^ tensors.keys()):
+        fault = "is missing" if name in wanted else "belongs to no weight"
+        raise FormatError(f"the tensor {name!r} {fault}")
 
 
 def _copy(mapped: Tensor, file: BufferedReader) -> tuple[Tensor, memoryview]:

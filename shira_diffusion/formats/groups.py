@@ -17,8 +17,6 @@ from shira_diffusion.formats.layout import Extent
 LAYOUT_KEY = "shira.layout"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 WORDS = {dtype: word for word, dtype in DTYPES.items()}
-
-
 _PARTS = ("gaps", "skips", "values")
 
 
@@ -35,7 +33,7 @@ class Group:
 def deltas(file: container.Container) -> dict[str, SparseDelta]:
     """The changes of all weights; raises `FormatError` for what is wrong."""
     stated = layout.decode(file.metadata.get(LAYOUT_KEY, ""), LAYOUT_KEY)
-    _check_names(stated, file.tensors)
+    container.require_names(file.tensors, {f"{word}.{part}" for word in stated for part in _PARTS})
     changes: dict[str, SparseDelta] = {}
     for word, extents in stated.items():
         group = Group(extents, *(file.tensors[f"{word}.{part}"] for part in _PARTS))
@@ -47,13 +45,6 @@ def deltas(file: container.Container) -> dict[str, SparseDelta]:
         _require_finite(group)
         changes |= own
     return changes
-
-
-def _check_names(stated: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
-    wanted = {f"{word}.{part}" for word in stated for part in _PARTS}
-    for name in sorted(wanted ^ set(tensors)):
-        fault = "is missing" if name in wanted else "belongs to no weight"
-        raise FormatError(f"the tensor {name!r} {fault}")
 
 
 def _check_types(word: str, group: Group) -> None:

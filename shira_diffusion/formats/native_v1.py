@@ -23,7 +23,8 @@ _GAPS, _VALUES = ".gaps", ".values"
 def deltas(file: container.Container) -> dict[str, SparseDelta]:
     """The changes of every weight; raises `FormatError` or `DeltaError` for what is wrong."""
     shapes = _shapes(file.metadata)
-    _check_names(shapes, file.tensors)
+    wanted = {name + ending for name in shapes for ending in (_GAPS, _VALUES)}
+    container.require_names(file.tensors, wanted)
     return {name: _delta(name, shape, file.tensors) for name, shape in shapes.items()}
 
 
@@ -32,13 +33,6 @@ def _shapes(stated: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     if not isinstance(shapes, dict):
         raise FormatError(f"{_SHAPES_KEY} is not a JSON object")
     return {name: layout.checked_shape(name, shape) for name, shape in shapes.items()}
-
-
-def _check_names(shapes: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
-    wanted = {name + ending for name in shapes for ending in (_GAPS, _VALUES)}
-    for name in sorted(wanted ^ set(tensors)):
-        fault = "is missing" if name in wanted else "belongs to no weight"
-        raise FormatError(f"the tensor {name!r} {fault}")
 
 
 def _delta(name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> SparseDelta:
